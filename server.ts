@@ -1,0 +1,1374 @@
+/**
+ * Headcount: how many people are on this site right now?
+ *
+ * A page that carries the script tag opens one WebSocket to this service. The service counts the people behind those
+ * sockets and writes the number back into every page as it changes. This file is that service, whole.
+ *
+ * The ideas, smallest first:
+ *
+ *   visitor   a browser, known by a random id that this service has signed. Never a tab, a socket or an address.
+ *   page      a name on a site ("/about"). An OpenPage is one tab showing it: one socket, one visitor, one page.
+ *   site      an entry of SITES, chosen by the Origin header, which a browser does not let its pages forge.
+ *   room      whatever has a number of its own: a site, or one page of it. Its members are visitors, and each is there
+ *             once, however many pages they hold open. Its audience are the open pages that show its number.
+ *   token     a signed, single-use ticket from `POST /token` to `GET /ws`, so that every refusal can be read by the page
+ *             as an HTTP answer, and nobody opens sockets without having been weighed.
+ *   engine    what must outlive this process, or be agreed upon by several: secrets and spent tokens.
+ *
+ * Who owns what: `Rooms` owns who is counted and what is to be published, and nothing else can change a number. `Pages`
+ * owns the sockets. `Guard` owns the limits. Time is an argument wherever it matters, and so a test of a minute takes none.
+ *
+ * Deliberately absent: a window ("in the last 5 minutes"), polling, per-visitor timers, buffering for slow readers (they
+ * are closed and come back), and any trust in what a page says about itself other than its name.
+ */
+
+import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { chmodSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { DatabaseSync } from "node:sqlite";
+import { URL } from "node:url";
+import { brotliCompressSync, gzipSync } from "node:zlib";
+import { type Context, Hono } from "hono";
+import { bodyLimit } from "hono/body-limit";
+import { getCookie, setCookie } from "hono/cookie";
+import { etag } from "hono/etag";
+import ipaddr from "ipaddr.js";
+import { isbot } from "isbot";
+import { LRUCache } from "lru-cache";
+import * as v from "valibot";
+
+// ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
+// The environment, read once at the start. All that is wrong is said at once, then the program does not start.
+
+const integer = (min: number, max: number, expected: string) =>
+  v.pipe(
+    v.string(),
+    v.regex(/^\d{1,9}$/, expected),
+    v.transform(Number),
+    v.minValue(min, expected),
+    v.maxValue(max, expected),
+  );
+const list = v.pipe(
+  v.string(),
+  v.transform((text) => text.split(/[\s,]+/).filter(Boolean)),
+);
+
+const Environment = v.object({
+  PORT: v.optional(integer(0, 65_535, "a port (0–65535)"), "3000"),
+  HOST: v.optional(v.string(), "0.0.0.0"),
+  SITES: v.optional(
+    v.pipe(
+      list,
+      v.everyItem(
+        (entry) => parseSite(entry) !== undefined,
+        "a list of sites such as example.com, https://example.com:8443 or *.example.com",
+      ),
+    ),
+  ),
+  SECRET: v.optional(v.pipe(v.string(), v.minLength(16, "a secret of at least 16 characters"))),
+  TRUST_PROXY: v.optional(integer(0, 16, "the number of proxies in front (0–16)"), "0"),
+  DENY: v.optional(
+    v.pipe(
+      list,
+      v.everyItem(
+        (entry) => parseBlock(entry) !== undefined,
+        "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32",
+      ),
+    ),
+    "",
+  ),
+  DATA: v.optional(v.string(), "./data"),
+  ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
+  GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds (0–3600)"), "5"),
+  HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds (1–120)"), "25"), // two periods < nginx's 60 s
+  TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds (1–3600)"), "30"),
+  MAX_PAGES_PER_VISITOR: v.optional(integer(1, 1_000_000, "a number of pages (1–1000000)"), "20"),
+  MAX_PAGES_PER_IP: v.optional(integer(1, 1_000_000, "a number of pages (1–1000000)"), "200"),
+  MAX_TOKENS_PER_IP: v.optional(integer(1, 1_000_000, "a number of tokens a minute (1–1000000)"), "120"),
+  MAX_VISITORS_PER_IP: v.optional(integer(1, 1_000_000, "a number of visitors a minute (1–1000000)"), "60"),
+  MAX_CONNECTIONS: v.optional(integer(1, 10_000_000, "a number of connections (1–10000000)")),
+  IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
+  COUNT_BOTS: v.optional(
+    v.pipe(
+      v.picklist(["true", "false"], "true or false"),
+      v.transform((text) => text === "true"),
+    ),
+    "false",
+  ),
+});
+
+export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
+
+/**
+ * Reads the settings from an environment; an empty value is an unset one.
+ * @throws {Error} whose message has a line for each wrong setting: `Cannot read PORT: "80a" is not a port (0–65535)`
+ */
+export function readSettings(environment: Record<string, string | undefined>): Settings {
+  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
+  const result = v.safeParse(Environment, given);
+  if (result.success)
+    return { ...result.output, MAX_CONNECTIONS: result.output.MAX_CONNECTIONS ?? Math.floor(openFilesLimit() * 0.9) };
+  const wrong = new Map(result.issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
+  throw new Error(
+    [...wrong]
+      .map(([name, expected]) => `Cannot read ${name}: ${JSON.stringify(given[name])} is not ${expected}`)
+      .join("\n"),
+  );
+}
+
+/** How many files this process may open; where the system does not tell (macOS, Deno without --allow-all), 10,000. */
+function openFilesLimit(): number {
+  try {
+    return Number(/Max open files\s+(\d+)/.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? 10_000);
+  } catch {
+    return 10_000; // deliberately quiet: a guess serves, and running out of files is survived anyway
+  }
+}
+
+type Level = "info" | "warn" | "error";
+
+/** Writes one line for one event: words on a terminal, JSON elsewhere. Values are always escaped, so nobody forges a line. */
+export function log(level: Level, event: string, fields: Record<string, unknown> = {}): void {
+  const line = process.stdout.isTTY
+    ? [
+        level === "info" ? "" : `${level}: `,
+        event,
+        ...Object.entries(fields).map(([key, value]) => ` ${key}=${JSON.stringify(value)}`),
+      ].join("")
+    : JSON.stringify({ time: new Date().toISOString(), level, event, ...fields });
+  process.stdout.write(`${line}\n`);
+}
+
+const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
+
+// ── Names and addresses ─────────────────────────────────────────────────────────────────────────────────────────────
+// Pure functions that decide which site, page and address a request is about. Nothing a client sends is used as it is.
+
+/** One entry of SITES. `name` is what the site is called everywhere; all origins that match are counted together. */
+export interface Site {
+  readonly name: string;
+  matches(origin: URL): boolean;
+}
+
+/**
+ * `example.com` → http and https on their default ports (any port for localhost) · `https://example.com:8443` → exactly
+ * that · `*.example.com` → the apex and every subdomain · anything else → undefined
+ */
+export function parseSite(entry: string): Site | undefined {
+  if (entry.includes("://")) {
+    const url = URL.parse(entry);
+    if (
+      url === null ||
+      !isWeb(url) ||
+      url.pathname !== "/" ||
+      url.search !== "" ||
+      url.hash !== "" ||
+      url.username !== ""
+    )
+      return undefined;
+    return { name: url.origin, matches: (origin) => origin.origin === url.origin };
+  }
+  const wildcard = entry.startsWith("*.");
+  const host = URL.parse(`http://${wildcard ? entry.slice(2) : entry}`);
+  if (
+    host === null ||
+    host.host !== host.href.slice("http://".length, -1) ||
+    host.port !== "" ||
+    host.host.includes("*")
+  )
+    return undefined;
+  const name = host.hostname;
+  if (wildcard)
+    return { name: `*.${name}`, matches: (origin) => origin.port === "" && `.${origin.hostname}`.endsWith(`.${name}`) };
+  return { name, matches: (origin) => origin.hostname === name && (origin.port === "" || name === "localhost") };
+}
+
+const isWeb = (url: URL) => url.protocol === "https:" || url.protocol === "http:";
+
+/** An Origin or Referer header as a URL; undefined where it is missing, `null`, or not of the web. */
+function webOrigin(header: string | undefined): URL | undefined {
+  const url = header === undefined ? null : URL.parse(header);
+  return url === null || !isWeb(url) ? undefined : url;
+}
+
+/** The site while SITES is unset: the same machine, so that it works out of the box and is closed to everybody else. */
+const LOCALHOST: Site = {
+  name: "localhost",
+  matches: (origin) => ["localhost", "127.0.0.1", "[::1]"].includes(origin.hostname),
+};
+
+/** Finds sites by Origin or by name. SITES come first, then the service's own origin, then (with SITES unset) localhost. */
+export class Sites {
+  readonly #entries: readonly Site[];
+  readonly #fallback: readonly Site[];
+
+  constructor(entries: readonly string[] | undefined) {
+    this.#entries = (entries ?? []).map(parseSite).filter((site) => site !== undefined);
+    this.#fallback = entries === undefined ? [LOCALHOST] : [];
+  }
+
+  /** The name of the site that an origin belongs to; `host` is the Host header of the same request. */
+  byOrigin(origin: URL | undefined, host: string): string | undefined {
+    if (origin === undefined) return undefined;
+    const matches = (site: Site) => site.matches(origin);
+    return (
+      this.#entries.find(matches)?.name ??
+      (origin.host === ownHost(host, origin) ? origin.host : this.#fallback.find(matches)?.name)
+    );
+  }
+
+  /** The site of this name, if there is one. A host that an entry covers names that entry's site. */
+  byName(name: string, host: string): string | undefined {
+    const known = [...this.#entries, ...this.#fallback].find((site) => site.name === name)?.name;
+    return known ?? this.byOrigin(webOrigin(`https://${name}`), host) ?? (name === host ? name : undefined);
+  }
+}
+
+/** The Host header as a URL would write it: lower case, without the default port of the origin's scheme. */
+const ownHost = (host: string, origin: URL) => URL.parse(`${origin.protocol}//${host}`)?.host;
+
+const MAX_PAGE_NAME = 1_024;
+// oxlint-disable-next-line no-control-regex -- these are what must not be stored, logged or shown
+const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
+
+/**
+ * The one name of a page: `/caf%C3%A9/index.html?x=1` and `/café/` → `/café`. Undefined when it is empty, longer than
+ * 1,024 characters, or holds control characters or half a surrogate pair.
+ */
+export function pageName(text: string): string | undefined {
+  let name = text.replace(/\?[^#]*/, "");
+  try {
+    name = decodeURI(name);
+  } catch {
+    // deliberate: a lone % is a legal, if odd, name
+  }
+  name = name.normalize("NFC").replace(/\/(index\.html?)?$/, "") || "/";
+  return text === "" || name.length > MAX_PAGE_NAME || CONTROL.test(name) || !name.isWellFormed() ? undefined : name;
+}
+
+/** `192.0.2.1` or `192.0.2.0/24` → what ipaddr.js matches against; IPv4-mapped IPv6 is IPv4. */
+function parseBlock(entry: string): [ipaddr.IPv4 | ipaddr.IPv6, number] | undefined {
+  try {
+    if (entry.includes("/")) return ipaddr.parseCIDR(entry);
+    const address = ipaddr.process(entry);
+    return [address, address.kind() === "ipv4" ? 32 : 128];
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * The client's address: the socket's, or the `hops`-th entry from the right of X-Forwarded-For, which is what the
+ * outermost trusted proxy wrote. Whatever stands further left is the client's own invention.
+ */
+export function clientAddress(socket: string, forwardedFor: string | undefined, hops: number): string {
+  const claimed = hops > 0 ? forwardedFor?.split(",").at(-hops)?.trim() : undefined;
+  return canonical(claimed) ?? canonical(socket) ?? "0.0.0.0";
+}
+
+function canonical(address: string | undefined): string | undefined {
+  if (address === undefined || !ipaddr.isValid(address)) return undefined;
+  return ipaddr.process(address).toString();
+}
+
+/** An address for a log line: enough to see a pattern, too little to name a household. */
+const coarse = (address: string) => address.replace(/\.\d+$/, ".x");
+
+/** What limits are counted by: an IPv4 address as it is, an IPv6 one by its /64, since one household owns all of that. */
+export function limitKey(address: string): string {
+  return address.includes(":") ? `${ipaddr.IPv6.networkAddressFromCIDR(`${address}/64`).toString()}/64` : address;
+}
+
+// ── Visitors and tokens ─────────────────────────────────────────────────────────────────────────────────────────────
+// Both are plain text with an HMAC-SHA256 over all they mean, so that nothing about them has to be remembered here.
+
+/** What a token promises about the socket it opens. `visitor` is "" for a page that only observes. */
+export interface Claims {
+  readonly visitor: string;
+  readonly page: string;
+  /** When it stops being good: milliseconds since 1970. */
+  readonly expires: number;
+  /** Makes the token one of its kind. It is unique, not secret: nobody gains by guessing it. */
+  readonly nonce: number;
+}
+
+const Payload = v.strictTuple([v.string(), v.string(), v.number(), v.number()]);
+
+export class Signer {
+  readonly #secret: string;
+
+  constructor(secret: string) {
+    this.#secret = secret;
+  }
+
+  /** The first 128 bits of the HMAC over a list of texts; a list, so that no two meanings share one signature. */
+  #sign(...parts: string[]): string {
+    return createHmac("sha256", this.#secret).update(JSON.stringify(parts)).digest("base64url").slice(0, 22);
+  }
+
+  #verify(signature: string, ...parts: string[]): boolean {
+    const given = Buffer.from(signature);
+    const right = Buffer.from(this.#sign(...parts));
+    return given.length === right.length && timingSafeEqual(given, right);
+  }
+
+  /** `id.signature`: what a browser keeps. The signature covers the site, so an id is worth nothing on another one. */
+  signVisitor(site: string, id: string): string {
+    return `${id}.${this.#sign("visitor", site, id)}`;
+  }
+
+  /** The id inside, when this service signed it for this site. */
+  readVisitor(site: string, signed: string | undefined): string | undefined {
+    const [id = "", signature = "", ...rest] = signed?.split(".") ?? [];
+    return rest.length === 0 && id.length === 22 && this.#verify(signature, "visitor", site, id) ? id : undefined;
+  }
+
+  /** The token is bound to the Origin by its signature: whoever presents it must send the same Origin again. */
+  signToken(origin: string, claims: Claims): string {
+    const payload = Buffer.from(JSON.stringify([claims.visitor, claims.page, claims.expires, claims.nonce])).toString(
+      "base64url",
+    );
+    return `${payload}.${this.#sign("token", origin, payload)}`;
+  }
+
+  /** The claims, or undefined for a token that is forged, of another Origin, or past its time. */
+  readToken(origin: string, token: string, now: number): Claims | undefined {
+    const [payload = "", signature = "", ...rest] = token.split(".");
+    if (rest.length > 0 || !this.#verify(signature, "token", origin, payload)) return undefined;
+    const [visitor, page, expires, nonce] = v.parse(Payload, JSON.parse(Buffer.from(payload, "base64url").toString()));
+    return expires > now ? { visitor, page, expires, nonce } : undefined;
+  }
+}
+
+/** A visitor for IDENTITY=hash: the same browser gives the same id for a day, and nothing is kept in it. */
+export function hashVisitor(salt: string, site: string, address: string, userAgent: string): string {
+  return createHmac("sha256", salt)
+    .update(JSON.stringify([site, limitKey(address), userAgent]))
+    .digest("base64url")
+    .slice(0, 22);
+}
+
+/** 48 random bits: with a million tokens alive, one newcomer in 280 million meets a namesake, and asks again. */
+const newNonce = () => randomBytes(6).readUIntBE(0, 6);
+const newVisitor = () => randomBytes(16).toString("base64url");
+const newSecret = () => randomBytes(32).toString("base64url");
+
+// ── Guard ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// Who is turned away, and how it is said. Every table has a fixed upper size: a flood costs its sender, not this memory.
+
+const REFUSALS = {
+  address: [403, "Address denied"],
+  bot: [403, "Crawlers are not counted"],
+  origin: [403, "Origin not allowed"],
+  token: [403, "Token not valid"],
+  body: [400, "Request not understood"],
+  size: [413, "Request too large"],
+  upgrade: [426, "Upgrade required"],
+  unknown: [404, "Not found"],
+  tokens: [429, "Too many token requests"],
+  visitors: [429, "Too many new visitors"],
+  pages_per_visitor: [429, "Too many open pages"],
+  pages_per_ip: [429, "Too many open pages"],
+  full: [503, "Full"],
+  draining: [503, "Restarting"],
+  error: [500, "Internal error"],
+} as const satisfies Record<string, readonly [status: number, title: string]>;
+
+export type Reason = keyof typeof REFUSALS;
+
+/** Why somebody was turned away. `detail` is for people; `retryAfter` is in seconds. */
+export interface Refusal {
+  readonly reason: Reason;
+  readonly detail: string;
+  readonly retryAfter?: number;
+}
+
+const TABLE_SIZE = 50_000; // addresses a table remembers; about 4 MB when full
+const MINUTE = 60_000;
+const BAN_MS = 10 * MINUTE;
+
+/** Counts events by key in windows that begin with a key's first event. */
+class Windows {
+  readonly #counts: LRUCache<string, number>;
+
+  constructor(ttl: number) {
+    this.#counts = new LRUCache({ max: TABLE_SIZE, ttl });
+  }
+
+  /** Counts one more and returns how many that makes in this window. */
+  hit(key: string): number {
+    const count = (this.#counts.get(key) ?? 0) + 1;
+    this.#counts.set(key, count, { noUpdateTTL: true });
+    return count;
+  }
+
+  has(key: string): boolean {
+    return this.#counts.has(key);
+  }
+
+  /** Seconds until the window of this key ends. */
+  left(key: string): number {
+    return Math.max(1, Math.ceil(this.#counts.getRemainingTTL(key) / 1_000));
+  }
+}
+
+export class Guard {
+  readonly #settings: Settings;
+  readonly #blocks: NonNullable<ReturnType<typeof parseBlock>>[];
+  readonly #tokens = new Windows(MINUTE);
+  readonly #visitors = new Windows(MINUTE);
+  readonly #bans = new Windows(BAN_MS);
+  readonly #openPages = new Map<string, number>(); // bounded by MAX_CONNECTIONS
+
+  constructor(settings: Settings) {
+    this.#settings = settings;
+    this.#blocks = settings.DENY.map(parseBlock).filter((block) => block !== undefined);
+  }
+
+  /** The deny list and the temporary bans; asked before anything else. */
+  address(address: string): Refusal | undefined {
+    const key = limitKey(address);
+    if (this.#bans.has(key))
+      return { reason: "address", detail: "This address asked far too often", retryAfter: this.#bans.left(key) };
+    if (this.#blocks.length === 0) return undefined;
+    const parsed = ipaddr.process(address);
+    const denied = this.#blocks.some(([block, bits]) => block.kind() === parsed.kind() && parsed.match(block, bits));
+    return denied
+      ? { reason: "address", detail: "This address is on the deny list of this service", retryAfter: 86_400 }
+      : undefined;
+  }
+
+  /** A token request. Ten times over the limit is no mistake any more: the address is denied for ten minutes. */
+  tokenRequest(key: string): Refusal | undefined {
+    const { MAX_TOKENS_PER_IP: limit } = this.#settings;
+    const count = this.#tokens.hit(key);
+    if (count <= limit) return undefined;
+    if (count > limit * 10) {
+      this.#bans.hit(key);
+      log("warn", "denied for ten minutes", { network: coarse(key), requests: count });
+    }
+    return {
+      reason: "tokens",
+      detail: `More than ${limit} token requests a minute from this address`,
+      retryAfter: this.#tokens.left(key),
+    };
+  }
+
+  newVisitor(key: string): Refusal | undefined {
+    const { MAX_VISITORS_PER_IP: limit } = this.#settings;
+    if (this.#visitors.hit(key) <= limit) return undefined;
+    return {
+      reason: "visitors",
+      detail: `More than ${limit} new visitors a minute from this address`,
+      retryAfter: this.#visitors.left(key),
+    };
+  }
+
+  /** Whether one more page may open: `pages` are the visitor's open ones, `connections` everybody's. */
+  onePageMore(key: string, pages: number, connections: number): Refusal | undefined {
+    const { MAX_PAGES_PER_VISITOR, MAX_PAGES_PER_IP, MAX_CONNECTIONS } = this.#settings;
+    if (connections >= MAX_CONNECTIONS)
+      return { reason: "full", detail: "This service holds as many pages as it can", retryAfter: 30 };
+    if (pages >= MAX_PAGES_PER_VISITOR)
+      return { reason: "pages_per_visitor", detail: `This visitor has ${pages} pages open already`, retryAfter: 30 };
+    const open = this.#openPages.get(key) ?? 0;
+    return open >= MAX_PAGES_PER_IP
+      ? { reason: "pages_per_ip", detail: `This address has ${open} pages open already`, retryAfter: 30 }
+      : undefined;
+  }
+
+  opened(key: string): void {
+    this.#openPages.set(key, (this.#openPages.get(key) ?? 0) + 1);
+  }
+
+  closed(key: string): void {
+    const left = (this.#openPages.get(key) ?? 1) - 1;
+    if (left > 0) this.#openPages.set(key, left);
+    else this.#openPages.delete(key);
+  }
+}
+
+// ── Rooms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// The pure heart: who is counted, and what must be told to whom. No clock, no socket, no I/O: `now` is an argument, in
+// milliseconds that only ever grow. The surprising fact: a visitor in grace is a member like any other; only time, in
+// `tick`, makes members leave, and therefore a reload changes nothing at all.
+
+export interface Room {
+  readonly site: string;
+  /** The page's name; undefined for the room of the whole site. */
+  readonly page: string | undefined;
+  /** Visitor → open pages in this room; below zero, none any more: minus the time at which grace ends. */
+  readonly members: Map<string, number>;
+  /** The open pages that are shown this room's number, those that only observe included. */
+  readonly audience: Set<OpenPage>;
+  /** The number its audience was told last, and the time before which it is not told again. */
+  told: number;
+  quietUntil: number;
+}
+
+/** One tab that shows one page; the part of it that is counted. `Pages` keeps its socket in the same object. */
+export interface OpenPage {
+  /** "" when the page only observes. */
+  readonly visitor: string;
+  site: Room;
+  page: Room;
+}
+
+/** A room whose audience must be told its new number. */
+export interface Publication {
+  readonly room: Room;
+  readonly count: number;
+}
+
+const MIN_INTERVAL_MS = 100;
+const MAX_INTERVAL_MS = 750; // with the time a broadcast to 20,000 pages takes, still within the promised second
+const SCAN_MS = 50; // how often grace and waiting rooms are looked at
+/** A frame to one page costs about 10 µs (measured); broadcasts may take a quarter of the time, hence 40 µs a page. */
+const INTERVAL_MS_PER_PAGE = 0.04;
+
+export class Rooms {
+  readonly #rooms = new Map<string, Room>();
+  readonly #graceMs: number;
+  /** Who is in grace, soonest to leave first, since grace is the same for all. Who came back is skipped when due. */
+  readonly #grace = new Set<{ readonly room: Room; readonly visitor: string; readonly until: number }>();
+  /** Rooms whose number changed: those that may tell it at the next tick, and those that have told one just now. */
+  readonly #ready = new Set<Room>();
+  readonly #waiting = new Set<Room>();
+  #nextScan = 0;
+  #openPages = 0;
+
+  constructor(graceMs: number) {
+    this.#graceMs = graceMs;
+  }
+
+  /** The number of distinct visitors on a site, or on one page of it. */
+  count(site: string, page?: string): number {
+    return this.#rooms.get(roomKey(site, page))?.members.size ?? 0;
+  }
+
+  /** How many pages of a site a visitor has open. */
+  pagesOf(site: string, visitor: string): number {
+    return Math.max(0, this.#rooms.get(site)?.members.get(visitor) ?? 0);
+  }
+
+  /** True when a tick would have something to tell at once. */
+  get pending(): boolean {
+    return this.#ready.size > 0;
+  }
+
+  /** The room of a site or of one page of it, for a page that is about to open there. */
+  room(site: string, page?: string): Room {
+    const key = roomKey(site, page);
+    const found = this.#rooms.get(key);
+    if (found !== undefined) return found;
+    const room: Room = { site, page, members: new Map(), audience: new Set(), told: 0, quietUntil: 0 };
+    this.#rooms.set(key, room);
+    return room;
+  }
+
+  /** A page opens: it joins the audience of its site and page and, unless it only observes, its visitor is counted. */
+  open(page: OpenPage, now: number): void {
+    this.#openPages += 1;
+    this.#enter(page, page.site, now);
+    this.#enter(page, page.page, now);
+  }
+
+  /** The open page now shows another page of its site: the site's number cannot change. */
+  move(page: OpenPage, to: string, now: number): void {
+    if (page.page.page === to) return;
+    this.#leave(page, page.page, now);
+    page.page = this.room(page.site.site, to);
+    this.#enter(page, page.page, now);
+  }
+
+  /** The page closed. Called once for each page that was opened. */
+  close(page: OpenPage, now: number): void {
+    this.#openPages -= 1;
+    this.#leave(page, page.page, now);
+    this.#leave(page, page.site, now);
+  }
+
+  /** Ends the grace of those whose time has come, and returns what is to be published now. */
+  tick(now: number): Publication[] {
+    if (now >= this.#nextScan) {
+      this.#nextScan = now + SCAN_MS;
+      this.#endGrace(now);
+      for (const room of this.#waiting) if (now >= room.quietUntil) this.#ready.add(room);
+    }
+    const publications: Publication[] = [];
+    for (const room of this.#ready) {
+      this.#waiting.delete(room);
+      const count = room.members.size;
+      if (count === room.told) continue;
+      room.told = count;
+      room.quietUntil = now + this.#intervalMs();
+      if (room.audience.size > 0) publications.push({ room, count });
+    }
+    this.#ready.clear();
+    return publications;
+  }
+
+  /** The first change after a quiet time is told at once; the time to the next one grows with all there is to tell. */
+  #intervalMs(): number {
+    return Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, this.#openPages * INTERVAL_MS_PER_PAGE));
+  }
+
+  #enter(page: OpenPage, room: Room, now: number): void {
+    room.audience.add(page);
+    if (page.visitor !== "") {
+      const before = room.members.get(page.visitor);
+      room.members.set(page.visitor, Math.max(0, before ?? 0) + 1);
+      if (before === undefined) this.#changed(room, now);
+    }
+    if (room.audience.size === 1) room.told = room.members.size; // its first frame tells it
+  }
+
+  #leave(page: OpenPage, room: Room, now: number): void {
+    room.audience.delete(page);
+    const left = (room.members.get(page.visitor) ?? 0) - 1;
+    if (page.visitor === "") this.#forget(room);
+    else if (left > 0) room.members.set(page.visitor, left);
+    else {
+      const until = now + this.#graceMs;
+      room.members.set(page.visitor, -until);
+      this.#grace.add({ room, visitor: page.visitor, until });
+    }
+  }
+
+  #endGrace(now: number): void {
+    for (const entry of this.#grace) {
+      if (entry.until > now) return;
+      this.#grace.delete(entry);
+      if (entry.room.members.get(entry.visitor) !== -entry.until) continue; // came back, and perhaps left again since
+      entry.room.members.delete(entry.visitor);
+      this.#changed(entry.room, now);
+      this.#forget(entry.room);
+    }
+  }
+
+  #changed(room: Room, now: number): void {
+    (now >= room.quietUntil ? this.#ready : this.#waiting).add(room);
+  }
+
+  #forget(room: Room): void {
+    if (room.members.size === 0 && room.audience.size === 0) this.#rooms.delete(roomKey(room.site, room.page));
+  }
+}
+
+/** A site's name holds no space, so no site and page are mistaken for another. */
+const roomKey = (site: string, page?: string) => (page === undefined ? site : `${site} ${page}`);
+
+// ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// What must outlive this process. The embedded engine is one SQLite file, and spent tokens in memory: a token lives for
+// seconds, and one that was spent before a restart was spent on a socket that the restart closed.
+
+export interface Engine {
+  /** A random secret, made when it is first asked for and kept. One a kind: asking for another `name` replaces it. */
+  secret(kind: "signing" | "salt", name: string): Promise<string>;
+  /** Claims the nonce of a token. False when it was claimed before, or may have been. */
+  spend(claims: Claims, now: number): Promise<boolean>;
+  close(): Promise<void>;
+}
+
+export class EmbeddedEngine implements Engine {
+  readonly #database: DatabaseSync;
+  readonly #tokenTtlMs: number;
+  readonly #openedAt = Date.now();
+  /** Spent nonces in two generations, one filling and one ageing; after a token's lifetime the older one is dropped. */
+  #spent = new Set<number>();
+  #spentBefore = new Set<number>();
+  #turnAt = 0;
+
+  /** @param folder where `headcount.db` lives; `:memory:` keeps nothing */
+  constructor(folder: string, tokenTtlMs: number) {
+    this.#tokenTtlMs = tokenTtlMs;
+    const file = folder === ":memory:" ? folder : join(folder, "headcount.db");
+    if (file !== ":memory:") mkdirSync(folder, { recursive: true, mode: 0o700 });
+    this.#database = new DatabaseSync(file);
+    if (file !== ":memory:") chmodSync(file, 0o600); // it holds the secret that signs visitors
+    this.#database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 1000");
+    this.#database.exec(
+      "CREATE TABLE IF NOT EXISTS secrets (kind TEXT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL) STRICT",
+    );
+  }
+
+  async secret(kind: string, name: string): Promise<string> {
+    this.#database
+      .prepare(
+        "INSERT INTO secrets VALUES (?1, ?2, ?3) ON CONFLICT (kind) DO UPDATE SET name = ?2, value = ?3 WHERE name <> ?2",
+      )
+      .run(kind, name, newSecret());
+    return String(this.#database.prepare("SELECT value FROM secrets WHERE kind = ?").get(kind)?.["value"]);
+  }
+
+  async spend({ nonce, expires }: Claims, now: number): Promise<boolean> {
+    const mintedAt = expires - this.#tokenTtlMs;
+    if (mintedAt < this.#openedAt) return false; // perhaps spent before the restart; the page asks for another
+    if (this.#spent.has(nonce) || this.#spentBefore.has(nonce)) return false;
+    if (now >= this.#turnAt) {
+      this.#spentBefore = this.#spent;
+      this.#spent = new Set();
+      this.#turnAt = now + this.#tokenTtlMs;
+    }
+    this.#spent.add(nonce);
+    return true;
+  }
+
+  async close(): Promise<void> {
+    this.#database.close();
+  }
+}
+
+// ── Pages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// The open sockets: admission, frames in and out, heartbeat, drain. One object a socket, no timer and no closure of its
+// own: a single sweep a second looks after all of them.
+
+/** What both runtimes' sockets have in common. `ping` and `terminate` exist on Bun, `bufferedAmount` on Deno. */
+interface Wire {
+  readonly readyState: number;
+  send(text: string): unknown;
+  close(code: number, reason: string): void;
+  ping?(): unknown;
+  terminate?(): void;
+  readonly bufferedAmount?: number;
+}
+
+/** An open page with the socket it came by. All times are milliseconds of the process's own clock. */
+export interface Socket extends OpenPage {
+  /** What its address is limited by. */
+  readonly key: string;
+  /** Undefined between the upgrade's acceptance and its completion. */
+  wire: Wire | undefined;
+  heardAt: number;
+  pingAt: number;
+  repeatAt: number;
+  /** When its messages so far would all have been allowed at one a second: a leaky bucket in one number. */
+  paidUntil: number;
+}
+
+const OPEN = 1; // WebSocket.OPEN
+const CLOSE = { goingAway: 1001, policy: 1008, tooBig: 1009, restart: 1012 } as const;
+const UPGRADE_MS = 5_000; // a client that resets in mid-upgrade may never be heard of again
+const REPEAT_MS = 30_000;
+const MAX_FRAME_BYTES = 1_024;
+const MAX_BUFFERED_BYTES = 65_536;
+const MESSAGES_A_MINUTE = 60;
+const MAX_WINDOW_SECONDS = 8;
+const PAGES_A_SECOND = 2_500; // reconnects that a node takes with ease, three times over
+const DRAIN_MS = 8_000;
+
+const Frame = v.pipe(
+  v.strictObject({ page: v.optional(v.string()), active: v.optional(v.boolean()) }),
+  v.check((frame) => frame.page !== undefined || frame.active !== undefined),
+);
+
+export class Pages {
+  readonly #open = new Set<Socket>();
+  readonly #rooms: Rooms;
+  readonly #guard: Guard;
+  readonly #heartbeatMs: number;
+  readonly #now: () => number;
+  #flushing = false;
+  #draining = false;
+
+  constructor(rooms: Rooms, guard: Guard, heartbeatMs: number, now: () => number = () => performance.now()) {
+    this.#rooms = rooms;
+    this.#guard = guard;
+    this.#heartbeatMs = heartbeatMs;
+    this.#now = now;
+  }
+
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** Why this visitor may not open one more page now; undefined when they may. */
+  refusal(site: string, visitor: string, key: string): Refusal | undefined {
+    if (this.#draining) return { reason: "draining", detail: "This service is about to restart", retryAfter: 5 };
+    return this.#guard.onePageMore(key, visitor === "" ? 0 : this.#rooms.pagesOf(site, visitor), this.#open.size);
+  }
+
+  /** Takes a page in, from here on counted. Its socket follows within 5 s, or it is let go again. */
+  admit(site: string, claims: Claims, key: string): Socket {
+    const now = this.#now();
+    const socket: Socket = {
+      visitor: claims.visitor,
+      site: this.#rooms.room(site),
+      page: this.#rooms.room(site, claims.page),
+      key,
+      wire: undefined,
+      heardAt: now,
+      pingAt: now + Math.random() * this.#heartbeatMs, // spread, so that no instant has to ping everybody
+      repeatAt: now + REPEAT_MS,
+      paidUntil: now,
+    };
+    this.#guard.opened(key);
+    this.#open.add(socket);
+    this.#rooms.open(socket, now);
+    this.#flushSoon();
+    return socket;
+  }
+
+  opened(socket: Socket, wire: Wire): void {
+    if (!this.#open.has(socket)) return wire.close(CLOSE.goingAway, ""); // it took longer than it may
+    socket.wire = wire;
+    socket.heardAt = this.#now();
+    this.#send(socket, JSON.stringify({ site: socket.site.members.size, page: socket.page.members.size }));
+  }
+
+  /** Any sign of life; a pong has no other meaning. */
+  heard(socket: Socket): void {
+    socket.heardAt = this.#now();
+  }
+
+  received(socket: Socket, data: unknown): void {
+    if (!this.#open.has(socket)) return;
+    const now = this.#now();
+    socket.heardAt = now;
+    socket.paidUntil = Math.max(socket.paidUntil, now) + MINUTE / MESSAGES_A_MINUTE;
+    if (socket.paidUntil > now + MINUTE) return this.#close(socket, CLOSE.policy, "too many messages");
+    if (typeof data !== "string") return this.#close(socket, CLOSE.policy, "not text");
+    if (Buffer.byteLength(data) > MAX_FRAME_BYTES) return this.#close(socket, CLOSE.tooBig, "message too big");
+    const frame = readFrame(data);
+    if (frame === undefined) return this.#close(socket, CLOSE.policy, "not understood");
+    if (frame.page === undefined) return;
+    this.#rooms.move(socket, frame.page, now);
+    this.#send(socket, JSON.stringify({ page: socket.page.members.size }));
+    this.#flushSoon();
+  }
+
+  /** The socket is gone. Safe to call again: the runtimes do (Deno fires `close` twice after a timeout). */
+  closed(socket: Socket): void {
+    if (!this.#open.delete(socket)) return;
+    socket.wire = undefined;
+    this.#guard.closed(socket.key);
+    this.#rooms.close(socket, this.#now());
+  }
+
+  /** Publishes what has changed. Called every 50 ms, and at once when a room that was quiet changes. */
+  flush(): void {
+    for (const { room, count } of this.#rooms.tick(this.#now())) {
+      const text = room.page === undefined ? `{"site":${count}}` : `{"page":${count}}`;
+      for (const socket of room.audience) this.#send(socket as Socket, text);
+    }
+  }
+
+  /** Looks after every socket: frees those that never opened, closes the silent, pings and repeats when it is time. */
+  sweep(): void {
+    const now = this.#now();
+    for (const socket of this.#open) {
+      const silent = now - socket.heardAt;
+      if (socket.wire === undefined) {
+        if (silent > UPGRADE_MS) this.closed(socket);
+        continue;
+      }
+      if (socket.wire.ping !== undefined) {
+        // Bun re-arms its own idle timeout at every send, so that a service that talks never notices a dead peer.
+        if (silent > 2 * this.#heartbeatMs) {
+          this.#drop(socket);
+          continue;
+        }
+        if (now >= socket.pingAt) {
+          socket.pingAt = now + this.#heartbeatMs;
+          socket.wire.ping();
+        }
+      }
+      if (now >= socket.repeatAt) {
+        socket.repeatAt = now + REPEAT_MS;
+        this.#send(socket, `{"site":${socket.site.members.size}}`);
+      }
+    }
+  }
+
+  /** Starts the two clocks that drive all of the above, and returns what stops them. */
+  start(): () => void {
+    const timers = [
+      setInterval(
+        contain(() => this.flush()),
+        SCAN_MS,
+      ),
+      setInterval(
+        contain(() => this.sweep()),
+        Math.min(1_000, this.#heartbeatMs / 4),
+      ),
+    ];
+    return () => timers.forEach(clearInterval);
+  }
+
+  /** Sends everybody away with a time to come back in, and resolves when they are gone, or after 8 s. */
+  async drain(): Promise<void> {
+    this.#draining = true;
+    const window = Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / PAGES_A_SECOND));
+    for (const socket of this.#open) socket.wire?.close(CLOSE.restart, String(window));
+    const deadline = this.#now() + DRAIN_MS;
+    while (this.#open.size > 0 && this.#now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+
+  /** Tells at the end of this turn of the event loop: whoever else comes in the same turn is in the same frame. */
+  #flushSoon(): void {
+    if (this.#flushing || !this.#rooms.pending) return;
+    this.#flushing = true;
+    setImmediate(
+      contain(() => {
+        this.#flushing = false;
+        this.flush();
+      }),
+    );
+  }
+
+  #send(socket: Socket, text: string): void {
+    if (socket.wire?.readyState !== OPEN) return;
+    // No queue for slow readers: whoever leaves 64 KiB unread is closed and comes back. Bun does this by itself.
+    if ((socket.wire.bufferedAmount ?? 0) > MAX_BUFFERED_BYTES) this.#drop(socket);
+    else socket.wire.send(text);
+  }
+
+  #close(socket: Socket, code: number, reason: string): void {
+    socket.wire?.close(code, reason);
+    this.closed(socket);
+  }
+
+  /** Ends a socket whose peer would not answer a close frame. */
+  #drop(socket: Socket): void {
+    if (socket.wire?.terminate !== undefined) socket.wire.terminate();
+    else socket.wire?.close(CLOSE.policy, "too slow");
+    this.closed(socket);
+  }
+}
+
+/** `{"page":"/next"}` or `{"active":false}` or both; undefined for anything else. */
+function readFrame(text: string): { page?: string; active?: boolean } | undefined {
+  const result = v.safeParse(Frame, parseJson(text));
+  if (!result.success) return undefined;
+  const { page, active } = result.output;
+  const name = page === undefined ? undefined : pageName(page);
+  if (page !== undefined && name === undefined) return undefined;
+  return { ...(name !== undefined && { page: name }), ...(active !== undefined && { active }) };
+}
+
+/** The value, or undefined (which is no JSON value) when the text is not JSON. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined; // deliberate: the caller says what was wrong, and to whom
+  }
+}
+
+/** Makes a callback of timers and sockets safe: an exception in one of them would end the process on Deno. */
+function contain<Args extends unknown[]>(callback: (...args: Args) => void): (...args: Args) => void {
+  return (...args) => {
+    try {
+      callback(...args);
+    } catch (error) {
+      report(error);
+    }
+  };
+}
+
+/** The one place where failures without a caller end up. */
+export function report(error: unknown): void {
+  log("error", "unexpected error", {
+    message: messageOf(error),
+    stack: error instanceof Error ? error.stack : undefined,
+  });
+}
+
+// ── App ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// The routes. Each refusal is a problem document (RFC 9457) that a page on another origin can read.
+
+/** What a runtime knows about a request besides the request itself. */
+export interface Client {
+  /** The address at the other end of the socket. */
+  readonly address: string;
+  /** Upgrades the request for this page: a 101, or undefined when the handshake is broken or the client already gone. */
+  upgrade(socket: Socket): Response | undefined;
+}
+
+/** Files made by build.ts, by name. The bundled server carries them inside; from source they are read from `dist/`. */
+export type Assets = Record<"widget.js" | "home.html", string>;
+
+export interface Parts {
+  readonly settings: Settings;
+  readonly sites: Sites;
+  readonly signer: Signer;
+  readonly guard: Guard;
+  readonly rooms: Rooms;
+  readonly pages: Pages;
+  readonly engine: Engine;
+  readonly assets: Assets;
+}
+
+interface App {
+  Bindings: Client;
+  Variables: { readonly key: string; readonly address: string };
+}
+
+const TokenRequest = v.object({
+  page: v.optional(v.string()),
+  visitor: v.optional(v.string()),
+  observe: v.optional(v.boolean()),
+});
+
+const MAX_BODY_BYTES = 4_096;
+const COOKIE_SECONDS = 30 * 86_400;
+
+/** Builds the routes over the parts; the result's `fetch` wants a `Client` beside each request. */
+export function createApp({ settings, sites, signer, guard, rooms, pages, engine, assets }: Parts): Hono<App> {
+  const app = new Hono<App>();
+  const widget = precompressed(assets["widget.js"]);
+  let salt = { day: "", value: "" };
+
+  const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
+  const isSecure = (c: Context<App>) =>
+    settings.TRUST_PROXY > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
+
+  /** The id of who is asking, new where it must be, or why there is none. */
+  const identify = async (
+    c: Context<App>,
+    site: string,
+    kept: string | undefined,
+  ): Promise<{ id: string; isNew: boolean }> => {
+    if (settings.IDENTITY === "hash") {
+      const day = new Date().toISOString().slice(0, 10);
+      if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
+      return { id: hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? ""), isNew: false };
+    }
+    const known =
+      signer.readVisitor(site, getCookie(c, cookieName(site, isSecure(c)))) ?? signer.readVisitor(site, kept);
+    return { id: known ?? newVisitor(), isNew: known === undefined };
+  };
+
+  const keepCookie = (c: Context<App>, site: string, signed: string) => {
+    const secure = isSecure(c);
+    const common = { path: "/", httpOnly: true, maxAge: COOKIE_SECONDS } as const;
+    setCookie(c, cookieName(site, secure), signed, {
+      ...common,
+      ...(secure ? { secure, sameSite: "None", partitioned: true } : { sameSite: "Lax" }),
+    });
+  };
+
+  /** The site that a public question is about: the one it names, else the asking page's, else the service's own. */
+  const siteAskedFor = (c: Context<App>): string | undefined => {
+    const name = c.req.query("site");
+    const host = hostOf(c);
+    if (name !== undefined) return sites.byName(name, host);
+    return sites.byOrigin(webOrigin(c.req.header("origin") ?? c.req.header("referer")), host) ?? host;
+  };
+
+  app.use(async (c, next) => {
+    const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
+    c.set("address", address);
+    c.set("key", limitKey(address));
+    const denied = guard.address(address);
+    if (denied !== undefined) c.res = refuse(c, denied);
+    else await next();
+    if (c.res.status !== 101) allowOrigin(c); // a socket is bound by its token, and Deno's 101 must stay as it is
+  });
+
+  app.options("*", (c) => {
+    c.header("Access-Control-Allow-Methods", "GET, POST");
+    c.header("Access-Control-Max-Age", "86400");
+    return c.body(null, 204);
+  });
+
+  app.post(
+    "/token",
+    bodyLimit({
+      maxSize: MAX_BODY_BYTES,
+      onError: (c) => refuse(c, { reason: "size", detail: `The body is larger than ${MAX_BODY_BYTES} bytes` }),
+    }),
+    async (c) => {
+      const key = c.get("key");
+      const limited = guard.tokenRequest(key);
+      if (limited !== undefined) return refuse(c, limited);
+      const origin = webOrigin(c.req.header("origin"));
+      const site = sites.byOrigin(origin, hostOf(c));
+      if (origin === undefined || site === undefined) return refuse(c, foreign(c.req.header("origin")));
+      if (!settings.COUNT_BOTS && isbot(c.req.header("user-agent")))
+        return refuse(c, { reason: "bot", detail: "The User-Agent is that of a crawler or a headless browser" });
+      const text = await c.req.text();
+      const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
+      if (!body.success)
+        return refuse(c, {
+          reason: "body",
+          detail: 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}',
+        });
+      const page = pageName(body.output.page ?? "/");
+      if (page === undefined)
+        return refuse(c, {
+          reason: "body",
+          detail: `The page's name must have 1–${MAX_PAGE_NAME} characters, none of them control characters`,
+        });
+      const { id, isNew } =
+        body.output.observe === true ? { id: "", isNew: false } : await identify(c, site, body.output.visitor);
+      const refused = (isNew ? guard.newVisitor(key) : undefined) ?? pages.refusal(site, id, key);
+      if (refused !== undefined) return refuse(c, refused);
+      const signed = id === "" || settings.IDENTITY === "hash" ? undefined : signer.signVisitor(site, id);
+      if (signed !== undefined) keepCookie(c, site, signed);
+      const token = signer.signToken(origin.origin, {
+        visitor: id,
+        page,
+        expires: Date.now() + settings.TOKEN_TTL_SECONDS * 1_000,
+        nonce: newNonce(),
+      });
+      c.header("Cache-Control", "no-store");
+      return c.json({ token, visitor: signed });
+    },
+  );
+
+  app.get("/ws", async (c) => {
+    if (c.req.header("upgrade")?.toLowerCase() !== "websocket") {
+      c.header("Upgrade", "websocket");
+      return refuse(c, {
+        reason: "upgrade",
+        detail: "This address speaks WebSocket only; if it was one, a proxy in between has dropped the Upgrade header",
+      });
+    }
+    const origin = webOrigin(c.req.header("origin"));
+    const site = sites.byOrigin(origin, hostOf(c));
+    if (origin === undefined || site === undefined) return refuse(c, foreign(c.req.header("origin")));
+    const claims = signer.readToken(origin.origin, c.req.query("token") ?? "", Date.now());
+    if (claims === undefined)
+      return refuse(c, { reason: "token", detail: "The token is missing, forged, expired, or of another origin" });
+    if (!(await engine.spend(claims, Date.now())))
+      return refuse(c, { reason: "token", detail: "The token was used before" });
+    const refused = pages.refusal(site, claims.visitor, c.get("key"));
+    if (refused !== undefined) return refuse(c, refused);
+    const socket = pages.admit(site, claims, c.get("key"));
+    const response = c.env.upgrade(socket);
+    if (response !== undefined) return response;
+    pages.closed(socket);
+    return refuse(c, { reason: "body", detail: "The WebSocket handshake is not valid" });
+  });
+
+  app.get("/count", etag(), (c) => {
+    const site = siteAskedFor(c);
+    if (site === undefined) return refuse(c, unknownSite(c.req.query("site")));
+    const name = c.req.query("page");
+    const page = name === undefined ? undefined : pageName(name);
+    c.header("Cache-Control", "public, max-age=5");
+    return c.json({ site: rooms.count(site), ...(page !== undefined && { page: rooms.count(site, page) }) });
+  });
+
+  app.get("/badge.svg", etag(), (c) => {
+    const site = siteAskedFor(c);
+    if (site === undefined) return refuse(c, unknownSite(c.req.query("site")));
+    c.header("Cache-Control", "public, max-age=5");
+    return c.body(badge(rooms.count(site)), 200, { "Content-Type": "image/svg+xml; charset=utf-8" });
+  });
+
+  app.get("/widget.js", (c) => {
+    const accepted = c.req.header("accept-encoding") ?? "";
+    const encoding = /\bbr\b/.test(accepted) ? "br" : /\bgzip\b/.test(accepted) ? "gzip" : "identity";
+    const headers = {
+      ETag: widget.etag,
+      "Cache-Control": "public, max-age=3600",
+      Vary: "Accept-Encoding",
+      "Cross-Origin-Resource-Policy": "cross-origin",
+    };
+    if (c.req.header("if-none-match")?.includes(widget.etag)) return c.body(null, 304, headers);
+    if (encoding !== "identity") c.header("Content-Encoding", encoding);
+    return c.body(widget[encoding], 200, { ...headers, "Content-Type": "text/javascript; charset=utf-8" });
+  });
+
+  app.get("/", (c) => {
+    const nonce = randomBytes(16).toString("base64");
+    const origin = escapeHtml(`${isSecure(c) ? "https" : "http"}://${hostOf(c)}`);
+    c.header(
+      "Content-Security-Policy",
+      `default-src 'none'; script-src 'self' 'nonce-${nonce}'; style-src 'nonce-${nonce}'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
+    );
+    c.header("X-Content-Type-Options", "nosniff");
+    c.header("Cache-Control", "no-store");
+    return c.html(assets["home.html"].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
+  });
+
+  app.get("/healthz", (c) => c.text("ok"));
+  app.get("/readyz", (c) =>
+    pages.draining
+      ? refuse(c, { reason: "draining", detail: "This service is about to restart", retryAfter: 5 })
+      : c.text("ok"),
+  );
+
+  app.notFound((c) => refuse(c, { reason: "unknown", detail: "There is nothing at this address" }));
+  app.onError((error, c) => {
+    report(error);
+    return refuse(c, { reason: "error", detail: "The service has noted what went wrong" });
+  });
+  return app;
+}
+
+/** The refusal as an answer. */
+function refuse(c: Context, { reason, detail, retryAfter }: Refusal): Response {
+  const [status, title] = REFUSALS[reason];
+  if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
+  return c.json({ type: `urn:headcount:problem:${reason}`, title, status, detail }, status, {
+    "Content-Type": "application/problem+json",
+  });
+}
+
+/** Any page may read any answer: what is public is public, and a refusal is of use only if its page can read it. */
+function allowOrigin(c: Context): void {
+  const { headers } = c.res;
+  headers.set("Access-Control-Allow-Origin", c.req.header("origin") ?? "*");
+  headers.set("Access-Control-Allow-Credentials", "true");
+  headers.set("Access-Control-Expose-Headers", "Retry-After");
+  headers.append("Vary", "Origin");
+}
+
+const foreign = (origin: string | undefined): Refusal => ({
+  reason: "origin",
+  detail:
+    origin === undefined
+      ? "The request has no Origin header"
+      : `${origin.slice(0, 255)} is not one of the SITES of this service`,
+});
+
+const unknownSite = (name: string | undefined): Refusal => ({
+  reason: "unknown",
+  detail: `${name?.slice(0, 255)} is not one of the SITES of this service`,
+});
+
+/** One cookie a site, since visitors are not to be followed from one to another. `__Host-` needs https. */
+const cookieName = (site: string, secure: boolean) => `${secure ? "__Host-" : ""}headcount-${digest(site)}`;
+
+const digest = (text: string) => createHash("sha256").update(text).digest("base64url").slice(0, 10);
+
+const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+
+function precompressed(text: string) {
+  const identity = Buffer.from(text);
+  return {
+    identity,
+    br: brotliCompressSync(identity),
+    gzip: gzipSync(identity, { level: 9 }),
+    etag: `"${digest(text)}"`,
+  };
+}
+
+/** A small badge, "12 online", that any place for images can show. */
+function badge(count: number): string {
+  const text = String(count);
+  const right = 14 + text.length * 7;
+  const width = 50 + right;
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="20" role="img" aria-label="${text} online"><title>${text} online</title>` +
+    `<rect width="${width}" height="20" rx="4" fill="#444"/><path d="M50 0h${right - 4}a4 4 0 0 1 4 4v12a4 4 0 0 1-4 4H50z" fill="#1a7f4b"/>` +
+    `<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle"><text x="25" y="14">online</text><text x="${50 + right / 2}" y="14">${text}</text></g></svg>`
+  );
+}
+
+// ── Sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// What differs between Bun and Deno, and nothing else.
+
+interface Server {
+  readonly port: number;
+  /** Closes the port and all connections. */
+  stop(): Promise<void>;
+}
+
+type Serve = (app: Hono<App>, pages: Pages, settings: Settings) => Server;
+
+const serveOnBun: Serve = (app, pages, settings) => {
+  const server = Bun.serve<Socket>({
+    port: settings.PORT,
+    hostname: settings.HOST,
+    idleTimeout: 10, // of requests; sockets have their own
+    fetch: (request, bun) =>
+      app.fetch(request, {
+        address: bun.requestIP(request)?.address ?? "",
+        upgrade: (socket) => (bun.upgrade(request, { data: socket }) ? SWITCHED : undefined),
+      }),
+    websocket: {
+      idleTimeout: 0, // never fires on a service that sends (Bun 1.4.5): see Pages.sweep
+      sendPings: false,
+      maxPayloadLength: MAX_FRAME_BYTES,
+      backpressureLimit: MAX_BUFFERED_BYTES,
+      closeOnBackpressureLimit: true,
+      open: contain((wire) => pages.opened(wire.data, wire)),
+      message: contain((wire, data) => pages.received(wire.data, data)),
+      pong: contain((wire) => pages.heard(wire.data)),
+      close: contain((wire) => pages.closed(wire.data)),
+    },
+  });
+  return { port: server.port ?? settings.PORT, stop: () => server.stop(true) };
+};
+
+/** What the app returns once Bun has answered the upgrade by itself. */
+const SWITCHED = new Response(null, { status: 101 });
+
+const serveOnDeno: Serve = (app, pages, settings) => {
+  const idleTimeout = 2 * settings.HEARTBEAT_SECONDS; // pings at half of it, and is not deferred by sends
+  const upgrade = (request: Request, socket: Socket): Response | undefined => {
+    try {
+      const { socket: wire, response } = Deno.upgradeWebSocket(request, { idleTimeout });
+      wire.binaryType = "arraybuffer";
+      wire.onopen = contain(() => pages.opened(socket, wire));
+      wire.onmessage = contain((event) => pages.received(socket, event.data));
+      wire.onclose = contain(() => pages.closed(socket));
+      wire.onerror = contain(() => pages.closed(socket));
+      return response;
+    } catch {
+      return undefined; // deliberate: Deno throws for a broken handshake, which is the client's fault and told to it
+    }
+  };
+  const server = Deno.serve({ port: settings.PORT, hostname: settings.HOST, onListen: () => {} }, (request, info) =>
+    app.fetch(request, { address: info.remoteAddr.hostname, upgrade: (socket) => upgrade(request, socket) }),
+  );
+  return { port: server.addr.port, stop: () => server.shutdown() };
+};
+
+// ── Main ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+declare const BUNDLED: Assets | undefined;
+
+function readAssets(): Assets {
+  if (typeof BUNDLED !== "undefined") return BUNDLED;
+  const read = (name: string) => readFileSync(new URL(`dist/${name}`, import.meta.url), "utf8");
+  return { "widget.js": read("widget.js"), "home.html": read("home.html") };
+}
+
+async function main(): Promise<void> {
+  const settings = readSettings(process.env);
+  const assets = readAssets();
+  const engine = new EmbeddedEngine(settings.DATA, settings.TOKEN_TTL_SECONDS * 1_000);
+  const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
+  const guard = new Guard(settings);
+  const rooms = new Rooms(settings.GRACE_SECONDS * 1_000);
+  const pages = new Pages(rooms, guard, settings.HEARTBEAT_SECONDS * 1_000);
+  const app = createApp({ settings, sites: new Sites(settings.SITES), signer, guard, rooms, pages, engine, assets });
+  const server = (typeof Bun === "undefined" ? serveOnDeno : serveOnBun)(app, pages, settings);
+  const stopClocks = pages.start();
+  announce(settings, server.port);
+  await new Promise((resolve) => ["SIGINT", "SIGTERM"].forEach((signal) => process.once(signal, resolve)));
+  log("info", "stopping");
+  await pages.drain();
+  stopClocks();
+  await engine.close();
+  process.exit(0);
+}
+
+/** Says where the service is and what to paste. */
+function announce(settings: Settings, port: number): void {
+  const host = ["0.0.0.0", "::"].includes(settings.HOST)
+    ? "localhost"
+    : settings.HOST.includes(":")
+      ? `[${settings.HOST}]`
+      : settings.HOST;
+  const url = `http://${host}:${port}/`;
+  const snippet = `<span data-headcount>–</span> people here now <script async src="${url}widget.js"></script>`;
+  const password = settings.ADMIN_PASSWORD === undefined ? randomBytes(12).toString("base64url") : undefined;
+  if (settings.SITES === undefined)
+    log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
+  log("info", "ready", { url, snippet, ...(password !== undefined && { user: "admin", password }) });
+}
+
+if (import.meta.main) {
+  main().catch((error: unknown) => {
+    process.stderr.write(`${messageOf(error)}
+`);
+    process.exit(1);
+  });
+}

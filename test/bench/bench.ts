@@ -1,0 +1,333 @@
+/**
+ * The benchmark: the service beside the floor, in the same run, one table of medians and ratios.
+ *
+ *     npm run bench                        5,000 and 19,000 pages, three rounds (about 25 minutes)
+ *     npm run bench -- deno                the same on Deno, against bare Deno
+ *     npm run bench -- curve               1k, 5k, 10k and 19k pages
+ *     npm run bench -- sites               1, 100 and 10,000 sites with the same 10,000 pages
+ *     npm run bench -- --pages 5000 --rounds 1 --idle 0
+ *
+ * Every figure of a round comes from a fresh server process: a warm-up wave comes and goes, then the pages join in one
+ * storm, stay, hear of further visitors, idle and leave. Machines are noisy: read the ratios. Linux only (/proc).
+ */
+
+/* oxlint-disable no-await-in-loop -- one thing is measured at a time */
+
+import type { Subprocess } from "bun";
+import { dlopen } from "bun:ffi";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import type { Order, Report, Visit } from "./load.ts";
+
+/** What a row of the table is about: so many pages, evenly on so many sites. */
+interface Case {
+  pages: number;
+  sites: number;
+}
+
+/** A kind of server under test. */
+interface Target {
+  name: "floor" | "service";
+  command: string[];
+}
+
+/** A running server with the generator that visits it. */
+interface Run {
+  /** Sends one order and waits for its report; `cpu` is what the server used, in milliseconds. */
+  order(order: Order): Promise<Report & { cpu: number }>;
+  /** Resident memory of the server in KiB. */
+  memory(): number;
+  stop(): Promise<void>;
+}
+
+/** Figures of one server's life, by the name of the row. */
+type Figures = Record<string, number>;
+
+const HERE = import.meta.dirname;
+const ROOT = join(HERE, "../..");
+/** Waves of a few pages compile the code, and leave little freed memory behind for the pages that are weighed. */
+const WARMUP = { waves: 10, pages: 200 };
+const FANOUTS = 10;
+const READY_MS = 20_000;
+/** Grace (5 s), a garbage collection or two, and the allocator's own delays. */
+const SETTLE_MS = 12_000;
+const STEADY = { pages: 300, everyMs: 10 };
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    pages: { type: "string" },
+    rounds: { type: "string", default: "3" },
+    /** Seconds of idling at the largest number of pages; 0 leaves it out. */
+    idle: { type: "string", default: "60" },
+    /** Visitors that arrive at the same time. */
+    lanes: { type: "string", default: "64" },
+    /** Visitors behind one address, which share a connection for token requests; 1: a connection for each request. */
+    share: { type: "string", default: "40" },
+    /** Different paths that visitors read; 1, everybody on one page, is the dearest. */
+    paths: { type: "string", default: "1" },
+    /** "floor" or "service": that one alone. */
+    only: { type: "string" },
+  },
+});
+const rounds = Number(values.rounds);
+
+// Servers
+
+/** Host names of the sites; 10,000 must fit into one environment variable. */
+function hostsOf(sites: number): string[] {
+  return sites === 1 ? ["bench.example"] : Array.from({ length: sites }, (_, site) => `s${site}.io`);
+}
+
+function targetsOn(runtime: "bun" | "deno"): Target[] {
+  const command = runtime === "bun" ? [process.execPath] : [join(ROOT, "node_modules/.bin/deno"), "run", "-A"];
+  return [
+    { name: "floor", command: [...command, join(HERE, runtime === "bun" ? "floor.ts" : "floor-deno.ts")] },
+    { name: "service", command: [...command, join(ROOT, "server.ts")] },
+  ];
+}
+
+/** Starts a server and reads its URL off the ready line; later lines are read and dropped. */
+async function startServer(target: Target, hosts: string[]): Promise<{ server: Subprocess; url: string }> {
+  const env = {
+    DATA: ":memory:",
+    MAX_CONNECTIONS: "19900",
+    ...process.env,
+    HOST: "127.0.0.1",
+    PORT: "0",
+    SITES: hosts.map((host) => (hosts.length === 1 ? `https://${host}` : host)).join(","),
+  };
+  const server = Bun.spawn(target.command, { cwd: ROOT, env, stdout: "pipe", stderr: "inherit" });
+  children.add(server);
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  const timer = setTimeout(() => reject(new Error(`${target.name} is not ready after ${READY_MS / 1000} s`)), READY_MS);
+  void (async () => {
+    let text = "";
+    for await (const chunk of server.stdout.pipeThrough(new TextDecoderStream())) {
+      text = (text + chunk).slice(-4096);
+      const url = /"event":"ready".*?"url":"([^"]+)"/.exec(text)?.[1];
+      if (url) resolve(url);
+    }
+    reject(new Error(`${target.name} ended before it was ready`));
+  })();
+  const url = await promise.finally(() => clearTimeout(timer));
+  return { server, url };
+}
+
+/** Starts a server and its visitors. */
+async function start(target: Target, { sites }: Case): Promise<Run> {
+  const isFloor = target.name === "floor";
+  const hosts = hostsOf(isFloor ? 1 : sites);
+  const { server, url } = await startServer(target, hosts);
+  const visit: Visit = {
+    url,
+    origins: hosts.map((host) => `https://${host}`),
+    tokens: !isFloor,
+    paths: Number(values.paths),
+    share: Number(values.share),
+    lanes: Number(values.lanes),
+  };
+  let reply = Promise.withResolvers<Report>();
+  const load = Bun.spawn([process.execPath, join(HERE, "load.ts"), JSON.stringify(visit)], {
+    ipc: (report: Report) => reply.resolve(report),
+    onExit: () => reply.reject(new Error("the load generator ended")),
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  children.add(load);
+  reply.promise.catch(() => {}); // Deliberately empty: nobody waits for a report before the first order.
+  return {
+    async order(order) {
+      reply = Promise.withResolvers();
+      const before = cpuOf(server.pid);
+      load.send(order);
+      const report = await reply.promise;
+      return { ...report, cpu: cpuOf(server.pid) - before };
+    },
+    memory: () => memoryOf(server.pid),
+    stop: () => stop(load, server),
+  };
+}
+
+const children = new Set<Subprocess>();
+
+/** Ends processes of ours, and waits until they are gone. */
+async function stop(...processes: Subprocess[]): Promise<void> {
+  for (const child of processes) child.kill("SIGKILL");
+  await Promise.all(processes.map((child) => child.exited));
+  for (const child of processes) children.delete(child);
+}
+
+// Measuring
+
+const libc = dlopen("libc.so.6", { clock_gettime: { args: ["i32", "ptr"], returns: "i32" } });
+
+/** CPU time of a process with all its threads, ended ones too, in milliseconds: /proc/PID/stat, but to the nanosecond. */
+function cpuOf(pid: number): number {
+  const time = new BigInt64Array(2);
+  const PROCESS_CLOCK = 2; // CPUCLOCK_SCHED of include/linux/posix-timers_types.h
+  if (libc.symbols.clock_gettime((~pid << 3) | PROCESS_CLOCK, time) !== 0) throw new Error(`process ${pid} is gone`);
+  return Number(time[0]) * 1e3 + Number(time[1]) / 1e6;
+}
+
+function memoryOf(pid: number): number {
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+}
+
+function median(numbers: number[]): number {
+  const sorted = numbers.toSorted((a, b) => a - b);
+  const half = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
+}
+
+/** Joins in a storm, and what the pages weigh once they are there. */
+async function measureStorm(run: Run, { pages }: Case): Promise<Figures> {
+  const before = run.memory();
+  const storm = await run.order({ do: "join", pages });
+  await Bun.sleep(SETTLE_MS);
+  return {
+    "memory per page, bytes": ((run.memory() - before) * 1024) / pages,
+    "join storm: server CPU per page, µs": (storm.cpu * 1000) / pages,
+    "join storm: until all show the number, ms": storm.ms,
+    "join storm: frames per join": storm.frames / pages,
+    "join storm: generator busy, %": storm.busy * 100,
+  };
+}
+
+/** The first change after a quiet time, again and again. */
+async function measureFanout(run: Run): Promise<Figures> {
+  const reports: Report[] = [];
+  for (let i = 0; i < FANOUTS; i++) reports.push(await run.order({ do: "fanout" }));
+  const of = (pick: (times: NonNullable<Report["fanout"]>) => number): number =>
+    median(reports.map(({ fanout }) => pick(fanout!)));
+  return {
+    "fan-out: p50, ms": of((times) => times.p50),
+    "fan-out: p99, ms": of((times) => times.p99),
+    "fan-out: first to last page, ms": of((times) => times.last - times.first),
+  };
+}
+
+/** Visitors come one by one to the pages that are open. */
+async function measureSteady(run: Run): Promise<Figures> {
+  const steady = await run.order({ do: "join", ...STEADY });
+  return {
+    "steady joins: server CPU, % of a core": (steady.cpu / steady.ms) * 100,
+    "steady joins: frames per join": steady.frames / STEADY.pages,
+  };
+}
+
+async function measureIdle(run: Run, seconds: number): Promise<Figures> {
+  const idle = await run.order({ do: "idle", seconds });
+  return {
+    "idle: server CPU, % of a core": (idle.cpu / idle.ms) * 100,
+    "idle: frames and pings a second": (idle.frames + idle.pings) / seconds,
+  };
+}
+
+async function measureLeave(run: Run, { pages, sites }: Case): Promise<Figures> {
+  const leave = await run.order({ do: "leave", keep: sites });
+  return {
+    "leave storm: server CPU per page, µs": (leave.cpu * 1000) / pages,
+    "leave storm: until the last one shows it, ms": leave.ms,
+    "leave storm: frames per leave": leave.frames / pages,
+    "leave storm: generator busy, %": leave.busy * 100,
+  };
+}
+
+/** The whole life of one server. */
+async function measure(target: Target, subject: Case, idleSeconds: number): Promise<Figures> {
+  const run = await start(target, subject);
+  try {
+    for (let wave = 0; wave < WARMUP.waves; wave++) {
+      await run.order({ do: "join", pages: WARMUP.pages });
+      await run.order({ do: "leave", keep: 0 });
+    }
+    await Bun.sleep(SETTLE_MS);
+    return {
+      ...(await measureStorm(run, subject)),
+      ...(await measureFanout(run)),
+      ...(idleSeconds > 0 && (await measureIdle(run, idleSeconds))),
+      ...(subject.pages + STEADY.pages < 19_500 && (await measureSteady(run))),
+      ...(await measureLeave(run, subject)),
+    };
+  } finally {
+    await run.stop();
+  }
+}
+
+// The table
+
+/** Figures by case and target, one entry a round. */
+type Results = Map<Case, Map<Target["name"], Figures[]>>;
+
+function caseName({ pages, sites }: Case): string {
+  const count = `${pages.toLocaleString("en")} pages`;
+  return sites === 1 ? count : `${count}, ${sites.toLocaleString("en")} sites`;
+}
+
+function rowsOf(results: Results): string[][] {
+  const names = new Set([...results.values()].flatMap((targets) => [...targets.values()].flat().flatMap(Object.keys)));
+  const rows = [["measure (medians)", "", "floor", "service", "ratio"]];
+  for (const name of names) {
+    for (const [subject, targets] of results) {
+      const [floor, service] = (["floor", "service"] as const).map((target) =>
+        median((targets.get(target) ?? []).map((figures) => figures[name] ?? NaN)),
+      );
+      if (Number.isNaN(floor) && Number.isNaN(service)) continue;
+      rows.push([name, caseName(subject), short(floor), short(service), short(service! / floor!)]);
+    }
+  }
+  return rows;
+}
+
+/** Three significant digits, as far as they mean something. */
+function short(number = NaN): string {
+  if (Number.isNaN(number)) return "–";
+  return Math.abs(number) >= 100 ? number.toFixed(0) : number.toPrecision(3);
+}
+
+function print(results: Results): void {
+  const rows = rowsOf(results);
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const lines = rows.map((row) =>
+    row.map((cell, column) => (column < 2 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join(" | "),
+  );
+  lines.splice(1, 0, widths.map((width) => "-".repeat(width)).join("-|-"));
+  console.log(lines.map((line) => `| ${line} |`).join("\n"));
+}
+
+// Main
+
+function casesOf(modes: string[]): Case[] {
+  if (modes.includes("sites")) return [1, 100, 10_000].map((sites) => ({ pages: 10_000, sites }));
+  const pages = values.pages ?? (modes.includes("curve") ? "1000,5000,10000,19000" : "5000,19000");
+  return pages.split(",").map((count) => ({ pages: Number(count), sites: 1 }));
+}
+
+async function main(): Promise<void> {
+  const cases = casesOf(positionals);
+  const both = targetsOn(positionals.includes("deno") ? "deno" : "bun");
+  const targets = both.filter(({ name }) => values.only === undefined || values.only === name);
+  const most = Math.max(...cases.map(({ pages }) => pages));
+  const results: Results = new Map(cases.map((subject) => [subject, new Map()]));
+  for (let round = 0; round < rounds; round++) {
+    for (const subject of cases) {
+      for (const target of round % 2 === 0 ? targets : targets.toReversed()) {
+        const figures = await measure(target, subject, subject.pages === most ? Number(values.idle) : 0);
+        const all = results.get(subject)!;
+        all.set(target.name, [...(all.get(target.name) ?? []), figures]);
+        console.error(`round ${round + 1}, ${target.name}, ${caseName(subject)}: ${JSON.stringify(figures)}`);
+      }
+    }
+  }
+  print(results);
+}
+
+process.on("SIGINT", () => process.exit(130));
+process.on("SIGTERM", () => process.exit(143));
+process.on("exit", () => {
+  for (const child of children) child.kill("SIGKILL");
+});
+
+await main();
+process.exit(0);

@@ -1,0 +1,181 @@
+/** The service as its owner runs it: a child process on Bun or Deno, known by its environment, logs and signals. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { within } from "./waiting.ts";
+
+export type Runtime = "bun" | "deno";
+export type Settings = Record<string, string | number | boolean>;
+export type LogLine = { time: string; level: string; event: string; [field: string]: unknown };
+
+export const runtimes: Runtime[] = ["bun", "deno"];
+
+const root = join(import.meta.dir, "../..");
+const entry = process.env["HEADCOUNT_ENTRY"] ?? "server.ts"; // dist/server.js runs the same suites
+const permissions = ["--allow-net", "--allow-env", "--allow-read", "--allow-write", "--allow-sys"];
+const commands: Record<Runtime, string[]> = {
+  bun: ["node_modules/.bin/bun", entry],
+  deno: ["node_modules/.bin/deno", "run", ...permissions, entry],
+};
+
+const services = new Set<Service>();
+
+/** Nothing of the developer's own environment reaches the service but what a process needs to run. */
+const environment = (settings: Settings): Record<string, string> => ({
+  PATH: process.env["PATH"] ?? "",
+  HOME: process.env["HOME"] ?? "/tmp",
+  DENO_NO_UPDATE_CHECK: "1",
+  HOST: "127.0.0.1",
+  PORT: "0",
+  DATA: ":memory:",
+  ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, String(value)])),
+});
+
+const spawn = (runtime: Runtime, settings: Settings) =>
+  Bun.spawn(commands[runtime], {
+    cwd: root,
+    env: environment(settings),
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+
+/** Every line as it comes; resolves at the end of the stream. */
+async function readLines(stream: ReadableStream<Uint8Array>, heard: (line: string) => void): Promise<void> {
+  let rest = "";
+  const text = new TextDecoder();
+  for await (const chunk of stream) {
+    const lines = (rest + text.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop() ?? "";
+    lines.forEach(heard);
+  }
+  if (rest) heard(rest);
+}
+
+export class Service {
+  readonly runtime: Runtime;
+  readonly settings: Settings;
+  /** Where it listens, without the slash at the end: `http://127.0.0.1:41234`. */
+  url = "";
+  logs: LogLine[] = [];
+  errors: string[] = [];
+  #child: ReturnType<typeof spawn> | undefined;
+  #stopped = false;
+
+  private constructor(runtime: Runtime, settings: Settings) {
+    this.runtime = runtime;
+    this.settings = settings;
+  }
+
+  static async start(runtime: Runtime, settings: Settings = {}): Promise<Service> {
+    const service = new Service(runtime, settings);
+    services.add(service);
+    await service.#run();
+    return service;
+  }
+
+  get host(): string {
+    return new URL(this.url).host;
+  }
+
+  get pid(): number {
+    return this.#child?.pid ?? 0;
+  }
+
+  /** Ends the process and gives its exit code; SIGTERM lets it close its pages, SIGKILL does not. */
+  async stop(signal: "SIGTERM" | "SIGINT" | "SIGKILL" = "SIGTERM"): Promise<number> {
+    this.#stopped = true;
+    this.#child?.kill(signal);
+    return within(10_000, `${this.name} ends after ${signal}`, this.exited);
+  }
+
+  get exited(): Promise<number> {
+    return this.#child?.exited ?? Promise.resolve(0);
+  }
+
+  /** Starts it again after `stop`, at the same address and with the same data, as a supervisor would. */
+  async start(): Promise<void> {
+    await this.#run({ PORT: new URL(this.url).port });
+  }
+
+  get name(): string {
+    return `the service on ${this.runtime} (${this.url || "no address yet"})`;
+  }
+
+  /** What is wrong with a service that nobody stopped: it died, or it logged an error. */
+  get complaint(): string | undefined {
+    const died = !this.#stopped && this.#child?.exitCode != null;
+    const error = this.logs.find((line) => line.level === "error");
+    if (!died && !error) return undefined;
+    return `${this.name} ${died ? "died" : "complained"}: ${JSON.stringify(error ?? "")}\n${this.errors.join("\n")}`;
+  }
+
+  kill(): void {
+    this.#stopped = true;
+    this.#child?.kill("SIGKILL");
+  }
+
+  async #run(more: Settings = {}): Promise<void> {
+    const child = spawn(this.runtime, { ...this.settings, ...more });
+    this.#child = child;
+    this.#stopped = false;
+    const ready = new Promise<LogLine>((found) => {
+      void readLines(child.stdout, (line) => {
+        const log = parseLog(line);
+        this.logs.push(log);
+        if (log.event === "ready") found(log);
+      });
+    });
+    const output = readLines(child.stderr, (line) => this.errors.push(line));
+    const died = child.exited.then(async (code) => {
+      await output;
+      throw new Error(`${this.name} ended with ${code} before it was ready:\n${this.errors.join("\n")}`);
+    });
+    died.catch(() => {}); // after it was ready, an end is looked at by `complaint`
+    const line = await within(15_000, `${this.name} is ready`, Promise.race([ready, died]));
+    this.url = String(line["url"]).replace(/\/$/, "");
+  }
+}
+
+const parseLog = (line: string): LogLine => {
+  try {
+    const log: LogLine = JSON.parse(line);
+    return log;
+  } catch {
+    return { time: "", level: "error", event: "not a JSON log line", line };
+  }
+};
+
+/** Starts it with settings that must be refused; gives what it printed and how it ended. */
+export async function refuseToStart(runtime: Runtime, settings: Settings): Promise<{ code: number; stderr: string }> {
+  const child = spawn(runtime, settings);
+  const stderr = new Response(child.stderr).text();
+  try {
+    return { code: await within(10_000, "it gives up", child.exited), stderr: await stderr };
+  } finally {
+    child.kill("SIGKILL");
+  }
+}
+
+/** For `afterAll` of a file: ends all of its services, and fails when one died by itself or logged an error. */
+export function endServices(): void {
+  const complaints = [...services].flatMap((service) => service.complaint ?? []);
+  killServices();
+  if (complaints.length) throw new Error(complaints.join("\n"));
+}
+
+/** The safety net of ../setup.ts. */
+export function killServices(): void {
+  for (const service of services) service.kill();
+  services.clear();
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
+}
+
+const folders: string[] = [];
+
+/** An empty folder, removed together with the services. */
+export function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), "headcount-test-"));
+  folders.push(folder);
+  return folder;
+}
