@@ -49,33 +49,31 @@ const integer = (min: number, max: number, expected: string) =>
     v.minValue(min, expected),
     v.maxValue(max, expected),
   );
-const list = v.pipe(
-  v.string(),
-  v.transform((text) => text.split(/[\s,]+/).filter(Boolean)),
-);
+/** A list, by commas or spaces, each entry read by `parse`, which answers undefined to what it cannot read. */
+const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
+  v.pipe(
+    v.string(),
+    v.transform((text) =>
+      text
+        .split(/[\s,]+/)
+        .filter(Boolean)
+        .map(parse),
+    ),
+    v.check((entries) => !entries.includes(undefined), expected),
+    v.transform((entries) => entries.filter((entry) => entry !== undefined)),
+  );
+
+const SITES = "a list of sites such as example.com, https://example.com:8443 or *.example.com";
+const BLOCKS = "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32";
 
 const Environment = v.object({
   PORT: v.optional(integer(0, 65_535, "a port (0–65535)"), "3000"),
   HOST: v.optional(v.string(), "0.0.0.0"),
-  SITES: v.optional(
-    v.pipe(
-      list,
-      v.everyItem(
-        (entry) => parseSite(entry) !== undefined,
-        "a list of sites such as example.com, https://example.com:8443 or *.example.com",
-      ),
-    ),
-  ),
+  SITES: v.optional(listOf((entry) => parseSite(entry), SITES)),
   SECRET: v.optional(v.pipe(v.string(), v.minLength(16, "a secret of at least 16 characters"))),
   TRUST_PROXY: v.optional(integer(0, 16, "the number of proxies in front (0–16)"), "0"),
   DENY: v.optional(
-    v.pipe(
-      list,
-      v.everyItem(
-        (entry) => parseBlock(entry) !== undefined,
-        "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32",
-      ),
-    ),
+    listOf((entry) => parseBlock(entry), BLOCKS),
     "",
   ),
   DATA: v.optional(v.string(), "./data"),
@@ -89,13 +87,7 @@ const Environment = v.object({
   MAX_VISITORS_PER_IP: v.optional(integer(1, 1_000_000, "a number of visitors a minute (1–1000000)"), "60"),
   MAX_CONNECTIONS: v.optional(integer(1, 10_000_000, "a number of connections (1–10000000)")),
   IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
-  COUNT_BOTS: v.optional(
-    v.pipe(
-      v.picklist(["true", "false"], "true or false"),
-      v.transform((text) => text === "true"),
-    ),
-    "false",
-  ),
+  COUNT_BOTS: v.optional(v.picklist(["true", "false"], "true or false"), "false"),
 });
 
 export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
@@ -112,10 +104,14 @@ export function readSettings(environment: Record<string, string | undefined>): S
   const wrong = new Map(result.issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
   throw new Error(
     [...wrong]
-      .map(([name, expected]) => `Cannot read ${name}: ${JSON.stringify(given[name])} is not ${expected}`)
+      .map(([name, expected]) => `Cannot read ${name}: ${shown(name, given[name])} is not ${expected}`)
       .join("\n"),
   );
 }
+
+/** A value as it may stand in a log: quoted and escaped, and nothing of a secret but its length. */
+const shown = (name: string, value = "") =>
+  /SECRET|PASSWORD/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
 
 /** How many files this process may open; where the system does not tell (macOS, Deno without --allow-all), 10,000. */
 function openFilesLimit(): number {
@@ -203,8 +199,9 @@ export class Sites {
   readonly #entries: readonly Site[];
   readonly #fallback: readonly Site[];
 
-  constructor(entries: readonly string[] | undefined) {
-    this.#entries = (entries ?? []).map(parseSite).filter((site) => site !== undefined);
+  /** @param entries SITES, or undefined where that is unset */
+  constructor(entries: readonly Site[] | undefined) {
+    this.#entries = entries ?? [];
     this.#fallback = entries === undefined ? [LOCALHOST] : [];
   }
 
@@ -247,15 +244,15 @@ export function pageName(text: string): string | undefined {
   return text === "" || name.length > MAX_PAGE_NAME || CONTROL.test(name) || !name.isWellFormed() ? undefined : name;
 }
 
-/** `192.0.2.1` or `192.0.2.0/24` → what ipaddr.js matches against; IPv4-mapped IPv6 is IPv4. */
-function parseBlock(entry: string): [ipaddr.IPv4 | ipaddr.IPv6, number] | undefined {
-  try {
-    if (entry.includes("/")) return ipaddr.parseCIDR(entry);
-    const address = ipaddr.process(entry);
-    return [address, address.kind() === "ipv4" ? 32 : 128];
-  } catch {
-    return undefined;
-  }
+/** Addresses that share their first `bits` bits. */
+type Block = readonly [ipaddr.IPv4 | ipaddr.IPv6, bits: number];
+
+/** `192.0.2.1` or `192.0.2.0/24` or `2001:db8::/32` → a block; anything else → undefined. IPv4-mapped IPv6 is IPv4. */
+function parseBlock(entry: string): Block | undefined {
+  if (ipaddr.isValidCIDR(entry)) return ipaddr.parseCIDR(entry);
+  if (!ipaddr.isValid(entry)) return undefined;
+  const address = ipaddr.process(entry);
+  return [address, address.kind() === "ipv4" ? 32 : 128];
 }
 
 /**
@@ -357,32 +354,43 @@ const newSecret = () => randomBytes(32).toString("base64url");
 // ── Guard ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 // Who is turned away, and how it is said. Every table has a fixed upper size: a flood costs its sender, not this memory.
 
+/** Every reason to refuse: status, title, what it means to whoever runs the page, and the seconds to wait, if waiting helps. */
 const REFUSALS = {
-  address: [403, "Address denied"],
-  bot: [403, "Crawlers are not counted"],
-  origin: [403, "Origin not allowed"],
-  token: [403, "Token not valid"],
-  body: [400, "Request not understood"],
-  size: [413, "Request too large"],
-  upgrade: [426, "Upgrade required"],
-  unknown: [404, "Not found"],
-  tokens: [429, "Too many token requests"],
-  visitors: [429, "Too many new visitors"],
-  pages_per_visitor: [429, "Too many open pages"],
-  pages_per_ip: [429, "Too many open pages"],
-  full: [503, "Full"],
-  draining: [503, "Restarting"],
-  error: [500, "Internal error"],
-} as const satisfies Record<string, readonly [status: number, title: string]>;
+  address: [403, "Address denied", "This address is on the deny list (DENY), or asked far too often", 600],
+  bot: [403, "Crawlers are not counted", "The User-Agent is that of a crawler or a headless browser (COUNT_BOTS)"],
+  origin: [403, "Origin not allowed", "The request has no Origin that SITES names"],
+  token: [403, "Token not valid", "The token is missing, forged, expired, used, or of another origin"],
+  body: [400, "Request not understood", 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}'],
+  page: [400, "Page name not valid", "A page's name has 1 to 1,024 characters, none of them control characters"],
+  handshake: [400, "Handshake not valid", "The WebSocket handshake is broken"],
+  unknown: [404, "Not found", "There is nothing here by this name"],
+  size: [413, "Request too large", "The body may have 4,096 bytes"],
+  upgrade: [
+    426,
+    "Upgrade required",
+    "This is for WebSockets. If it was one, a proxy in between dropped its Upgrade header",
+  ],
+  tokens: [429, "Too many token requests", "This address asked more often than it may (MAX_TOKENS_PER_IP)", 60],
+  visitors: [
+    429,
+    "Too many new visitors",
+    "This address brought more new visitors than it may (MAX_VISITORS_PER_IP)",
+    60,
+  ],
+  pages_per_visitor: [
+    429,
+    "Too many open pages",
+    "This visitor has all the pages open that one may (MAX_PAGES_PER_VISITOR)",
+    30,
+  ],
+  pages_per_ip: [429, "Too many open pages", "This address has all the pages open that one may (MAX_PAGES_PER_IP)", 30],
+  error: [500, "Internal error", "The service has noted what went wrong"],
+  full: [503, "Full", "This service has all the pages open that it may (MAX_CONNECTIONS)", 30],
+  draining: [503, "Restarting", "This service is about to restart", 5],
+} as const satisfies Record<string, readonly [status: number, title: string, detail: string, retryAfter?: number]>;
 
+/** Why somebody was turned away. */
 export type Reason = keyof typeof REFUSALS;
-
-/** Why somebody was turned away. `detail` is for people; `retryAfter` is in seconds. */
-export interface Refusal {
-  readonly reason: Reason;
-  readonly detail: string;
-  readonly retryAfter?: number;
-}
 
 const TABLE_SIZE = 50_000; // addresses a table remembers; about 4 MB when full
 const MINUTE = 60_000;
@@ -406,16 +414,10 @@ class Windows {
   has(key: string): boolean {
     return this.#counts.has(key);
   }
-
-  /** Seconds until the window of this key ends. */
-  left(key: string): number {
-    return Math.max(1, Math.ceil(this.#counts.getRemainingTTL(key) / 1_000));
-  }
 }
 
 export class Guard {
   readonly #settings: Settings;
-  readonly #blocks: NonNullable<ReturnType<typeof parseBlock>>[];
   readonly #tokens = new Windows(MINUTE);
   readonly #visitors = new Windows(MINUTE);
   readonly #bans = new Windows(BAN_MS);
@@ -423,59 +425,38 @@ export class Guard {
 
   constructor(settings: Settings) {
     this.#settings = settings;
-    this.#blocks = settings.DENY.map(parseBlock).filter((block) => block !== undefined);
   }
 
   /** The deny list and the temporary bans; asked before anything else. */
-  address(address: string): Refusal | undefined {
-    const key = limitKey(address);
-    if (this.#bans.has(key))
-      return { reason: "address", detail: "This address asked far too often", retryAfter: this.#bans.left(key) };
-    if (this.#blocks.length === 0) return undefined;
+  address(address: string): Reason | undefined {
+    if (this.#bans.has(limitKey(address))) return "address";
+    if (this.#settings.DENY.length === 0) return undefined;
     const parsed = ipaddr.process(address);
-    const denied = this.#blocks.some(([block, bits]) => block.kind() === parsed.kind() && parsed.match(block, bits));
-    return denied
-      ? { reason: "address", detail: "This address is on the deny list of this service", retryAfter: 86_400 }
-      : undefined;
+    const denied = this.#settings.DENY.some(
+      ([block, bits]) => block.kind() === parsed.kind() && parsed.match(block, bits),
+    );
+    return denied ? "address" : undefined;
   }
 
   /** A token request. Ten times over the limit is no mistake any more: the address is denied for ten minutes. */
-  tokenRequest(key: string): Refusal | undefined {
-    const { MAX_TOKENS_PER_IP: limit } = this.#settings;
-    const count = this.#tokens.hit(key);
-    if (count <= limit) return undefined;
-    if (count > limit * 10) {
+  tokenRequest(key: string): Reason | undefined {
+    const requests = this.#tokens.hit(key);
+    if (requests > this.#settings.MAX_TOKENS_PER_IP * 10) {
       this.#bans.hit(key);
-      log("warn", "denied for ten minutes", { network: coarse(key), requests: count });
+      log("warn", "address denied for ten minutes", { address: coarse(key), requests });
     }
-    return {
-      reason: "tokens",
-      detail: `More than ${limit} token requests a minute from this address`,
-      retryAfter: this.#tokens.left(key),
-    };
+    return requests > this.#settings.MAX_TOKENS_PER_IP ? "tokens" : undefined;
   }
 
-  newVisitor(key: string): Refusal | undefined {
-    const { MAX_VISITORS_PER_IP: limit } = this.#settings;
-    if (this.#visitors.hit(key) <= limit) return undefined;
-    return {
-      reason: "visitors",
-      detail: `More than ${limit} new visitors a minute from this address`,
-      retryAfter: this.#visitors.left(key),
-    };
+  newVisitor(key: string): Reason | undefined {
+    return this.#visitors.hit(key) > this.#settings.MAX_VISITORS_PER_IP ? "visitors" : undefined;
   }
 
   /** Whether one more page may open: `pages` are the visitor's open ones, `connections` everybody's. */
-  onePageMore(key: string, pages: number, connections: number): Refusal | undefined {
-    const { MAX_PAGES_PER_VISITOR, MAX_PAGES_PER_IP, MAX_CONNECTIONS } = this.#settings;
-    if (connections >= MAX_CONNECTIONS)
-      return { reason: "full", detail: "This service holds as many pages as it can", retryAfter: 30 };
-    if (pages >= MAX_PAGES_PER_VISITOR)
-      return { reason: "pages_per_visitor", detail: `This visitor has ${pages} pages open already`, retryAfter: 30 };
-    const open = this.#openPages.get(key) ?? 0;
-    return open >= MAX_PAGES_PER_IP
-      ? { reason: "pages_per_ip", detail: `This address has ${open} pages open already`, retryAfter: 30 }
-      : undefined;
+  onePageMore(key: string, pages: number, connections: number): Reason | undefined {
+    if (connections >= this.#settings.MAX_CONNECTIONS) return "full";
+    if (pages >= this.#settings.MAX_PAGES_PER_VISITOR) return "pages_per_visitor";
+    return (this.#openPages.get(key) ?? 0) >= this.#settings.MAX_PAGES_PER_IP ? "pages_per_ip" : undefined;
   }
 
   opened(key: string): void {
@@ -779,14 +760,19 @@ export class Pages {
     this.#now = now;
   }
 
+  /** How many pages are open or about to be. */
+  get size(): number {
+    return this.#open.size;
+  }
+
   get draining(): boolean {
     return this.#draining;
   }
 
   /** Why this visitor may not open one more page now; undefined when they may. */
-  refusal(site: string, visitor: string, key: string): Refusal | undefined {
-    if (this.#draining) return { reason: "draining", detail: "This service is about to restart", retryAfter: 5 };
-    return this.#guard.onePageMore(key, visitor === "" ? 0 : this.#rooms.pagesOf(site, visitor), this.#open.size);
+  refusal(site: string, visitor: string, key: string): Reason | undefined {
+    if (this.#draining) return "draining";
+    return this.#guard.onePageMore(key, this.#rooms.pagesOf(site, visitor), this.#open.size);
   }
 
   /** Takes a page in, from here on counted. Its socket follows within 5 s, or it is let go again. */
@@ -987,7 +973,7 @@ export interface Client {
 }
 
 /** Files made by build.ts, by name. The bundled server carries them inside; from source they are read from `dist/`. */
-export type Assets = Record<"widget.js" | "home.html", string>;
+export type Assets = Record<"widget.js" | "home.html" | "badge.svg", string>;
 
 export interface Parts {
   readonly settings: Settings;
@@ -1005,13 +991,13 @@ interface App {
   Variables: { readonly key: string; readonly address: string };
 }
 
-const TokenRequest = v.object({
-  page: v.optional(v.string()),
-  visitor: v.optional(v.string()),
-  observe: v.optional(v.boolean()),
-});
+const TokenRequest = v.pipe(
+  v.custom<object>((body) => !Array.isArray(body)), // which valibot would take for an object
+  v.object({ page: v.optional(v.string()), visitor: v.optional(v.string()), observe: v.optional(v.boolean()) }),
+);
 
-const MAX_BODY_BYTES = 4_096;
+/** Who only looks has no id. */
+const OBSERVER = { visitor: "", isNew: false };
 const COOKIE_SECONDS = 30 * 86_400;
 
 /** Builds the routes over the parts; the result's `fetch` wants a `Client` beside each request. */
@@ -1029,15 +1015,18 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     c: Context<App>,
     site: string,
     kept: string | undefined,
-  ): Promise<{ id: string; isNew: boolean }> => {
+  ): Promise<{ visitor: string; isNew: boolean }> => {
     if (settings.IDENTITY === "hash") {
       const day = new Date().toISOString().slice(0, 10);
       if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
-      return { id: hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? ""), isNew: false };
+      return {
+        visitor: hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? ""),
+        isNew: false,
+      };
     }
-    const known =
-      signer.readVisitor(site, getCookie(c, cookieName(site, isSecure(c)))) ?? signer.readVisitor(site, kept);
-    return { id: known ?? newVisitor(), isNew: known === undefined };
+    const cookie = getCookie(c, cookieName(site, isSecure(c)));
+    const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, kept);
+    return { visitor: known ?? newVisitor(), isNew: known === undefined };
   };
 
   const keepCookie = (c: Context<App>, site: string, signed: string) => {
@@ -1047,6 +1036,12 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
       ...common,
       ...(secure ? { secure, sameSite: "None", partitioned: true } : { sameSite: "Lax" }),
     });
+  };
+
+  /** The origin of a request and the site it belongs to: both undefined unless it is allowed. */
+  const origins = (c: Context<App>) => {
+    const origin = webOrigin(c.req.header("origin"));
+    return { origin: origin?.origin, site: sites.byOrigin(origin, hostOf(c)) };
   };
 
   /** The site that a public question is about: the one it names, else the asking page's, else the service's own. */
@@ -1073,90 +1068,61 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     return c.body(null, 204);
   });
 
-  app.post(
-    "/token",
-    bodyLimit({
-      maxSize: MAX_BODY_BYTES,
-      onError: (c) => refuse(c, { reason: "size", detail: `The body is larger than ${MAX_BODY_BYTES} bytes` }),
-    }),
-    async (c) => {
-      const key = c.get("key");
-      const limited = guard.tokenRequest(key);
-      if (limited !== undefined) return refuse(c, limited);
-      const origin = webOrigin(c.req.header("origin"));
-      const site = sites.byOrigin(origin, hostOf(c));
-      if (origin === undefined || site === undefined) return refuse(c, foreign(c.req.header("origin")));
-      if (!settings.COUNT_BOTS && isbot(c.req.header("user-agent")))
-        return refuse(c, { reason: "bot", detail: "The User-Agent is that of a crawler or a headless browser" });
-      const text = await c.req.text();
-      const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
-      if (!body.success)
-        return refuse(c, {
-          reason: "body",
-          detail: 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}',
-        });
-      const page = pageName(body.output.page ?? "/");
-      if (page === undefined)
-        return refuse(c, {
-          reason: "body",
-          detail: `The page's name must have 1–${MAX_PAGE_NAME} characters, none of them control characters`,
-        });
-      const { id, isNew } =
-        body.output.observe === true ? { id: "", isNew: false } : await identify(c, site, body.output.visitor);
-      const refused = (isNew ? guard.newVisitor(key) : undefined) ?? pages.refusal(site, id, key);
-      if (refused !== undefined) return refuse(c, refused);
-      const signed = id === "" || settings.IDENTITY === "hash" ? undefined : signer.signVisitor(site, id);
-      if (signed !== undefined) keepCookie(c, site, signed);
-      const token = signer.signToken(origin.origin, {
-        visitor: id,
-        page,
-        expires: Date.now() + settings.TOKEN_TTL_SECONDS * 1_000,
-        nonce: newNonce(),
-      });
-      c.header("Cache-Control", "no-store");
-      return c.json({ token, visitor: signed });
-    },
-  );
+  app.post("/token", bodyLimit({ maxSize: 4_096, onError: (c) => refuse(c, "size") }), async (c) => {
+    const key = c.get("key");
+    const limited = guard.tokenRequest(key);
+    if (limited !== undefined) return refuse(c, limited);
+    const { origin, site } = origins(c);
+    if (origin === undefined || site === undefined) return refuse(c, "origin", foreign(c));
+    if (settings.COUNT_BOTS === "false" && isbot(c.req.header("user-agent"))) return refuse(c, "bot");
+    const text = await c.req.text();
+    const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
+    if (!body.success) return refuse(c, "body");
+    const page = pageName(body.output.page ?? "/");
+    if (page === undefined) return refuse(c, "page");
+    const { visitor, isNew } = body.output.observe === true ? OBSERVER : await identify(c, site, body.output.visitor);
+    const refused = (isNew ? guard.newVisitor(key) : undefined) ?? pages.refusal(site, visitor, key);
+    if (refused !== undefined) return refuse(c, refused);
+    const expires = Date.now() + settings.TOKEN_TTL_SECONDS * 1_000;
+    const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce() });
+    c.header("Cache-Control", "no-store");
+    if (visitor === "" || settings.IDENTITY === "hash") return c.json({ token });
+    const signed = signer.signVisitor(site, visitor);
+    keepCookie(c, site, signed);
+    return c.json({ token, visitor: signed });
+  });
 
   app.get("/ws", async (c) => {
-    if (c.req.header("upgrade")?.toLowerCase() !== "websocket") {
-      c.header("Upgrade", "websocket");
-      return refuse(c, {
-        reason: "upgrade",
-        detail: "This address speaks WebSocket only; if it was one, a proxy in between has dropped the Upgrade header",
-      });
-    }
-    const origin = webOrigin(c.req.header("origin"));
-    const site = sites.byOrigin(origin, hostOf(c));
-    if (origin === undefined || site === undefined) return refuse(c, foreign(c.req.header("origin")));
-    const claims = signer.readToken(origin.origin, c.req.query("token") ?? "", Date.now());
-    if (claims === undefined)
-      return refuse(c, { reason: "token", detail: "The token is missing, forged, expired, or of another origin" });
-    if (!(await engine.spend(claims, Date.now())))
-      return refuse(c, { reason: "token", detail: "The token was used before" });
+    if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
+    const { origin, site } = origins(c);
+    if (origin === undefined || site === undefined) return refuse(c, "origin", foreign(c));
+    const claims = signer.readToken(origin, c.req.query("token") ?? "", Date.now());
+    if (claims === undefined || !(await engine.spend(claims, Date.now()))) return refuse(c, "token");
     const refused = pages.refusal(site, claims.visitor, c.get("key"));
     if (refused !== undefined) return refuse(c, refused);
     const socket = pages.admit(site, claims, c.get("key"));
     const response = c.env.upgrade(socket);
-    if (response !== undefined) return response;
-    pages.closed(socket);
-    return refuse(c, { reason: "body", detail: "The WebSocket handshake is not valid" });
+    if (response === undefined) pages.closed(socket);
+    return response ?? refuse(c, "handshake");
   });
 
   app.get("/count", etag(), (c) => {
     const site = siteAskedFor(c);
-    if (site === undefined) return refuse(c, unknownSite(c.req.query("site")));
+    if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
     const name = c.req.query("page");
     const page = name === undefined ? undefined : pageName(name);
+    if (name !== undefined && page === undefined) return refuse(c, "page");
     c.header("Cache-Control", "public, max-age=5");
     return c.json({ site: rooms.count(site), ...(page !== undefined && { page: rooms.count(site, page) }) });
   });
 
   app.get("/badge.svg", etag(), (c) => {
     const site = siteAskedFor(c);
-    if (site === undefined) return refuse(c, unknownSite(c.req.query("site")));
+    if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
     c.header("Cache-Control", "public, max-age=5");
-    return c.body(badge(rooms.count(site)), 200, { "Content-Type": "image/svg+xml; charset=utf-8" });
+    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(rooms.count(site))), 200, {
+      "Content-Type": "image/svg+xml; charset=utf-8",
+    });
   });
 
   app.get("/widget.js", (c) => {
@@ -1166,7 +1132,6 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
       ETag: widget.etag,
       "Cache-Control": "public, max-age=3600",
       Vary: "Accept-Encoding",
-      "Cross-Origin-Resource-Policy": "cross-origin",
     };
     if (c.req.header("if-none-match")?.includes(widget.etag)) return c.body(null, 304, headers);
     if (encoding !== "identity") c.header("Content-Encoding", encoding);
@@ -1186,27 +1151,23 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
   });
 
   app.get("/healthz", (c) => c.text("ok"));
-  app.get("/readyz", (c) =>
-    pages.draining
-      ? refuse(c, { reason: "draining", detail: "This service is about to restart", retryAfter: 5 })
-      : c.text("ok"),
-  );
+  app.get("/readyz", (c) => (pages.draining ? refuse(c, "draining") : c.text("ok")));
 
-  app.notFound((c) => refuse(c, { reason: "unknown", detail: "There is nothing at this address" }));
+  app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {
     report(error);
-    return refuse(c, { reason: "error", detail: "The service has noted what went wrong" });
+    return refuse(c, "error");
   });
   return app;
 }
 
 /** The refusal as an answer. */
-function refuse(c: Context, { reason, detail, retryAfter }: Refusal): Response {
-  const [status, title] = REFUSALS[reason];
+function refuse(c: Context, reason: Reason, detail?: string): Response {
+  const [status, title, meaning, retryAfter] = REFUSALS[reason];
   if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
-  return c.json({ type: `urn:headcount:problem:${reason}`, title, status, detail }, status, {
-    "Content-Type": "application/problem+json",
-  });
+  if (status === 426) c.header("Upgrade", "websocket");
+  const problem = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? meaning };
+  return c.json(problem, status, { "Content-Type": "application/problem+json" });
 }
 
 /** Any page may read any answer: what is public is public, and a refusal is of use only if its page can read it. */
@@ -1215,21 +1176,12 @@ function allowOrigin(c: Context): void {
   headers.set("Access-Control-Allow-Origin", c.req.header("origin") ?? "*");
   headers.set("Access-Control-Allow-Credentials", "true");
   headers.set("Access-Control-Expose-Headers", "Retry-After");
+  headers.set("Cross-Origin-Resource-Policy", "cross-origin"); // for pages with COEP
   headers.append("Vary", "Origin");
 }
 
-const foreign = (origin: string | undefined): Refusal => ({
-  reason: "origin",
-  detail:
-    origin === undefined
-      ? "The request has no Origin header"
-      : `${origin.slice(0, 255)} is not one of the SITES of this service`,
-});
-
-const unknownSite = (name: string | undefined): Refusal => ({
-  reason: "unknown",
-  detail: `${name?.slice(0, 255)} is not one of the SITES of this service`,
-});
+const foreign = (c: Context) =>
+  `${c.req.header("origin")?.slice(0, 255) ?? "A request without Origin"} is not one of the SITES of this service`;
 
 /** One cookie a site, since visitors are not to be followed from one to another. `__Host-` needs https. */
 const cookieName = (site: string, secure: boolean) => `${secure ? "__Host-" : ""}headcount-${digest(site)}`;
@@ -1246,18 +1198,6 @@ function precompressed(text: string) {
     gzip: gzipSync(identity, { level: 9 }),
     etag: `"${digest(text)}"`,
   };
-}
-
-/** A small badge, "12 online", that any place for images can show. */
-function badge(count: number): string {
-  const text = String(count);
-  const right = 14 + text.length * 7;
-  const width = 50 + right;
-  return (
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="20" role="img" aria-label="${text} online"><title>${text} online</title>` +
-    `<rect width="${width}" height="20" rx="4" fill="#444"/><path d="M50 0h${right - 4}a4 4 0 0 1 4 4v12a4 4 0 0 1-4 4H50z" fill="#1a7f4b"/>` +
-    `<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle"><text x="25" y="14">online</text><text x="${50 + right / 2}" y="14">${text}</text></g></svg>`
-  );
 }
 
 // ── Sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1322,12 +1262,26 @@ const serveOnDeno: Serve = (app, pages, settings) => {
 
 // ── Main ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** @throws {Error} that names the address, since the runtimes do not */
+const listen: Serve = (app, pages, settings) => {
+  try {
+    return (typeof Bun === "undefined" ? serveOnDeno : serveOnBun)(app, pages, settings);
+  } catch (error) {
+    throw new Error(`Cannot listen on ${settings.HOST}:${settings.PORT}: ${messageOf(error)}`, { cause: error });
+  }
+};
+
 declare const BUNDLED: Assets | undefined;
+
+const readAsset = (name: keyof Assets) => readFileSync(new URL(`dist/${name}`, import.meta.url), "utf8");
 
 function readAssets(): Assets {
   if (typeof BUNDLED !== "undefined") return BUNDLED;
-  const read = (name: string) => readFileSync(new URL(`dist/${name}`, import.meta.url), "utf8");
-  return { "widget.js": read("widget.js"), "home.html": read("home.html") };
+  return {
+    "widget.js": readAsset("widget.js"),
+    "home.html": readAsset("home.html"),
+    "badge.svg": readAsset("badge.svg"),
+  };
 }
 
 async function main(): Promise<void> {
@@ -1339,7 +1293,7 @@ async function main(): Promise<void> {
   const rooms = new Rooms(settings.GRACE_SECONDS * 1_000);
   const pages = new Pages(rooms, guard, settings.HEARTBEAT_SECONDS * 1_000);
   const app = createApp({ settings, sites: new Sites(settings.SITES), signer, guard, rooms, pages, engine, assets });
-  const server = (typeof Bun === "undefined" ? serveOnDeno : serveOnBun)(app, pages, settings);
+  const server = listen(app, pages, settings);
   const stopClocks = pages.start();
   announce(settings, server.port);
   await new Promise((resolve) => ["SIGINT", "SIGTERM"].forEach((signal) => process.once(signal, resolve)));
@@ -1367,8 +1321,7 @@ function announce(settings: Settings, port: number): void {
 
 if (import.meta.main) {
   main().catch((error: unknown) => {
-    process.stderr.write(`${messageOf(error)}
-`);
+    process.stderr.write(`${messageOf(error)}\n`);
     process.exit(1);
   });
 }

@@ -6,19 +6,22 @@
  * ```
  */
 
-/** `live`: confirmed by the service; `stale`: the last known number, the connection is gone; `connecting`: none yet. */
+/**
+ * `connecting`: no number yet. `live`: confirmed by the service. `stale`: the last known number; the connection, or the
+ * service's own, is gone.
+ */
 export type HeadcountState = "connecting" | "live" | "stale";
 
-/** Every number is `undefined` until the service has told it, and again after two minutes `stale`. */
+/** A number is missing until the service has told it, and again after two minutes without a connection. */
 export interface HeadcountDetail {
   /** People on the site now. */
-  site: number | undefined;
+  site?: number;
   /** People on this page now. */
-  page: number | undefined;
-  /** The highest number of people on the site in the last 24 hours. */
-  peak: number | undefined;
-  /** The median reading time of this page in seconds. */
-  read: number | undefined;
+  page?: number;
+  /** The highest number of people on the site within the last 24 hours. */
+  peak?: number;
+  /** The median reading time of this page, in seconds. */
+  read?: number;
   state: HeadcountState;
 }
 

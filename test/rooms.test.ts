@@ -1,0 +1,225 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { type OpenPage, Rooms } from "../server.ts";
+
+const GRACE = 5_000;
+const SCAN = 50;
+
+/** A room with a clock of its own, so that a test reads as a timeline. */
+function setUp(graceMs = GRACE) {
+  const rooms = new Rooms(graceMs);
+  const clock = { now: 1_000 };
+  const told: string[] = [];
+  return {
+    rooms,
+    told,
+    open: (visitor: string, page = "/", site = "example.com"): OpenPage => {
+      const opened = { visitor, site: rooms.room(site), page: rooms.room(site, page) };
+      rooms.open(opened, clock.now);
+      return opened;
+    },
+    close: (page: OpenPage) => rooms.close(page, clock.now),
+    move: (page: OpenPage, to: string) => rooms.move(page, to, clock.now),
+    /** Ticks now, or lets the time pass in steps as the service does; `told` grows by what is published. */
+    tick: (ms = 0) => {
+      const end = clock.now + ms;
+      for (;;) {
+        for (const { room, count } of rooms.tick(clock.now)) told.push(`${room.page ?? room.site}=${count}`);
+        if (clock.now >= end) return told.splice(0).toSorted().toReversed(); // the site first
+        clock.now = Math.min(end, clock.now + SCAN);
+      }
+    },
+  };
+}
+
+describe("rooms", () => {
+  test("rooms: several pages of one visitor count once, and only the first is told", () => {
+    const { rooms, open, tick } = setUp();
+    open("ann");
+    open("ben");
+    expect(tick(1_000)).toEqual(["example.com=2", "/=2"]);
+    open("ben");
+    open("ben", "/other");
+    expect(rooms.count("example.com")).toBe(2);
+    expect(rooms.count("example.com", "/other")).toBe(1);
+    expect(tick(1_000)).toEqual([]);
+  });
+
+  test("rooms: the first change after a quiet time is told at once, the following ones together", () => {
+    const { rooms, open, tick } = setUp();
+    open("ann");
+    tick(1_000);
+    open("v0");
+    expect(rooms.pending).toBe(true);
+    expect(tick()).toEqual(["example.com=2", "/=2"]);
+    for (let i = 1; i < 50; i += 1) open(`v${i}`);
+    expect(rooms.pending).toBe(false);
+    expect(tick()).toEqual([]);
+    expect(tick(1_000)).toEqual(["example.com=51", "/=51"]);
+  });
+
+  test("rooms: a number that came back to what was told is not told again", () => {
+    const { open, close, tick } = setUp(0);
+    open("ann");
+    tick(1_000);
+    const ben = open("ben");
+    expect(tick()).toEqual(["example.com=2", "/=2"]);
+    close(ben);
+    open("cid");
+    expect(tick(1_000)).toEqual([]);
+  });
+
+  test("rooms: the time between two broadcasts grows with the open pages of the node, and stays under a second", () => {
+    const { open, tick } = setUp();
+    for (let i = 0; i < 30_000; i += 1) open(`v${i}`);
+    tick(2_000);
+    open("x");
+    expect(tick()).toHaveLength(2);
+    open("y");
+    expect(tick(700)).toEqual([]);
+    expect(tick(100)).toHaveLength(2);
+  });
+
+  test("rooms: the last page of a visitor closes, and after grace they leave", () => {
+    const { rooms, open, close, tick } = setUp();
+    open("ann");
+    const ben = open("ben");
+    tick(1_000);
+    close(ben);
+    expect(tick(GRACE - SCAN)).toEqual([]);
+    expect(rooms.count("example.com")).toBe(2);
+    expect(tick(SCAN)).toEqual(["example.com=1", "/=1"]);
+  });
+
+  test("rooms: a reload within grace publishes nothing, however often", () => {
+    const { rooms, open, close, tick } = setUp();
+    open("ann");
+    let ben = open("ben");
+    tick(1_000);
+    for (let i = 0; i < 10; i += 1) {
+      close(ben);
+      expect(tick(GRACE - 2 * SCAN)).toEqual([]);
+      ben = open("ben");
+    }
+    expect(tick(3 * GRACE)).toEqual([]);
+    expect(rooms.count("example.com")).toBe(2);
+  });
+
+  test("rooms: walking to another page changes the pages' numbers and never the site's", () => {
+    const { rooms, open, move, tick } = setUp();
+    open("ann", "/a");
+    const ben = open("ben", "/a");
+    tick(1_000);
+    move(ben, "/b");
+    expect(rooms.count("example.com", "/b")).toBe(1);
+    expect(tick(GRACE + SCAN)).toEqual(["/a=1"]); // the only page on /b was told by its first frame
+    move(ben, "/b");
+    expect(tick(GRACE + SCAN)).toEqual([]);
+  });
+
+  test("rooms: an observer is told and not counted", () => {
+    const { rooms, open, close, tick } = setUp();
+    const observer = open("");
+    expect(rooms.count("example.com")).toBe(0);
+    expect(rooms.pagesOf("example.com", "")).toBe(0);
+    const ann = open("ann");
+    expect(tick()).toEqual(["example.com=1", "/=1"]);
+    close(ann);
+    expect(tick(GRACE + SCAN)).toEqual(["example.com=0", "/=0"]);
+    close(observer);
+    expect(tick(GRACE + SCAN)).toEqual([]);
+  });
+
+  test("rooms: sites and pages of like names are kept apart", () => {
+    const { rooms, open } = setUp();
+    open("ann", "/", "a.example");
+    open("ben", "/", "b.example");
+    open("ben", "a.example", "b.example");
+    expect(rooms.count("a.example")).toBe(1);
+    expect(rooms.count("b.example")).toBe(1);
+    expect(rooms.count("b.example", "/")).toBe(1);
+  });
+
+  test("rooms: an empty room is forgotten", () => {
+    const { rooms, open, close, tick } = setUp();
+    const before = rooms.room("example.com");
+    const ann = open("ann");
+    expect(ann.site).toBe(before);
+    close(ann);
+    tick(GRACE + SCAN);
+    expect(rooms.room("example.com")).not.toBe(before);
+  });
+
+  test("rooms: any history gives the distinct visitors online, as a naive model counts them", () => {
+    const visitor = fc.constantFrom("ann", "ben", "cid", "");
+    const page = fc.constantFrom("/a", "/b");
+    const site = fc.constantFrom("x.example", "y.example");
+    const index = fc.nat({ max: 9 });
+    const step = fc.oneof(
+      fc.record({ do: fc.constant("open" as const), visitor, page, site }),
+      fc.record({ do: fc.constant("close" as const), index }),
+      fc.record({ do: fc.constant("reload" as const), index }),
+      fc.record({ do: fc.constant("move" as const), index, page }),
+      fc.record({ do: fc.constant("wait" as const), ms: fc.constantFrom(0, 50, 950, 2_500, 4_950, 5_000, 5_050) }),
+    );
+    fc.assert(fc.property(fc.array(step, { maxLength: 60 }), agreesWithModel), { numRuns: 500 });
+  });
+});
+
+type Step =
+  | { do: "open"; visitor: string; page: string; site: string }
+  | { do: "close" | "reload"; index: number }
+  | { do: "move"; index: number; page: string }
+  | { do: "wait"; ms: number };
+
+/** Replays a history on `Rooms` and on lists that are searched from end to end, and compares after every wait. */
+function agreesWithModel(steps: Step[]): void {
+  const { rooms, open, close, move, tick } = setUp();
+  let now = 0;
+  const opened: OpenPage[] = [];
+  const left: { visitor: string; room: string; at: number }[] = [];
+  const keys = (page: OpenPage) => [page.site.site, `${page.page.site} ${page.page.page}`];
+  const leave = (page: OpenPage, rooms: string[]) =>
+    left.push(...rooms.map((room) => ({ visitor: page.visitor, room, at: now })));
+  const online = (room: string) =>
+    new Set([
+      ...opened.filter((page) => keys(page).includes(room)).map((page) => page.visitor),
+      ...left.filter((entry) => entry.room === room && now - entry.at < GRACE).map((entry) => entry.visitor),
+    ]);
+  for (const step of [...steps, { do: "wait", ms: 2_500 } as const]) {
+    const page = "index" in step ? opened[step.index % Math.max(1, opened.length)] : undefined;
+    if (step.do === "open") opened.push(open(step.visitor, step.page, step.site));
+    if (step.do === "close" && page !== undefined) {
+      opened.splice(opened.indexOf(page), 1);
+      leave(page, keys(page));
+      close(page);
+    }
+    if (step.do === "reload" && page !== undefined) {
+      tick(GRACE + 1_000); // whatever was still to come of the steps before
+      now += GRACE + 1_000;
+      const before = rooms.count(page.site.site);
+      opened.splice(opened.indexOf(page), 1);
+      close(page);
+      opened.push(open(page.visitor, page.page.page, page.site.site));
+      expect(rooms.count(page.site.site)).toBe(before);
+      expect(rooms.pending).toBe(false);
+      expect(tick(2_500)).toEqual([]);
+      now += 2_500;
+    }
+    if (step.do === "move" && page !== undefined && page.page.page !== step.page) {
+      leave(page, keys(page).slice(1));
+      move(page, step.page);
+    }
+    if (step.do !== "wait") continue;
+    tick(step.ms);
+    now += step.ms;
+    if (step.ms < SCAN) continue;
+    if (step.ms >= 950) for (const page of opened) expect(page.site.told).toBe(page.site.members.size);
+    for (const site of ["x.example", "y.example"])
+      for (const name of [undefined, "/a", "/b"]) {
+        const expected = online(name === undefined ? site : `${site} ${name}`);
+        expected.delete("");
+        expect(rooms.count(site, name)).toBe(expected.size);
+      }
+  }
+}
