@@ -483,9 +483,23 @@ export interface Room {
   readonly members: Map<string, number>;
   /** The open pages that are shown this room's number, those that only observe included. */
   readonly audience: Set<OpenPage>;
+  /** How many visitors it has: here or, with a shared engine, on all nodes. Undefined until that engine has said it. */
+  total: number | undefined;
   /** The number its audience was told last, and the time before which it is not told again. */
-  told: number;
+  told: number | undefined;
   quietUntil: number;
+}
+
+/** A visitor in a room, by names. */
+export interface Member {
+  readonly site: string;
+  readonly page: string | undefined;
+  readonly visitor: string;
+}
+
+/** What a shared engine is told: each visitor who comes to or goes from a room of this node. It answers by `setTotal`. */
+export interface Membership {
+  changed(room: Room, visitor: string, here: boolean): void;
 }
 
 /** One tab that shows one page; the part of it that is counted. `Pages` keeps its socket in the same object. */
@@ -496,6 +510,13 @@ export interface OpenPage {
   page: Room;
 }
 
+/** A visitor who leaves a room at a time, unless they come back before it. */
+interface Leaving {
+  readonly room: Room;
+  readonly visitor: string;
+  readonly until: number;
+}
+
 /** A room whose audience must be told its new number. */
 export interface Publication {
   readonly room: Room;
@@ -504,6 +525,7 @@ export interface Publication {
 
 const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 750; // with the time a broadcast to 20,000 pages takes, still within the promised second
+const HOLD_MS = 15_000; // how long a restarted node counts those who were online before
 const SCAN_MS = 50; // how often grace and waiting rooms are looked at
 /** A frame to one page costs about 10 µs (measured); broadcasts may take a quarter of the time, hence 40 µs a page. */
 const INTERVAL_MS_PER_PAGE = 0.04;
@@ -511,21 +533,32 @@ const INTERVAL_MS_PER_PAGE = 0.04;
 export class Rooms {
   readonly #rooms = new Map<string, Room>();
   readonly #graceMs: number;
+  readonly #shared: Membership | undefined;
   /** Who is in grace, soonest to leave first, since grace is the same for all. Who came back is skipped when due. */
-  readonly #grace = new Set<{ readonly room: Room; readonly visitor: string; readonly until: number }>();
+  readonly #grace = new Set<Leaving>();
+  /** Who was online before a restart, and is expected back. */
+  readonly #held = new Set<Leaving>();
   /** Rooms whose number changed: those that may tell it at the next tick, and those that have told one just now. */
   readonly #ready = new Set<Room>();
   readonly #waiting = new Set<Room>();
   #nextScan = 0;
   #openPages = 0;
 
-  constructor(graceMs: number) {
+  /** @param shared where several nodes count together; without it this node counts alone */
+  constructor(graceMs: number, shared?: Membership) {
     this.#graceMs = graceMs;
+    this.#shared = shared;
   }
 
-  /** The number of distinct visitors on a site, or on one page of it. */
-  count(site: string, page?: string): number {
-    return this.#rooms.get(roomKey(site, page))?.members.size ?? 0;
+  /** The number of distinct visitors on a site, or on one page of it; undefined for a room that this node has not. */
+  count(site: string, page?: string): number | undefined {
+    return this.#rooms.get(roomKey(site, page))?.total;
+  }
+
+  /** Everybody who is counted here. */
+  *members(): Generator<Member> {
+    for (const { site, page, members } of this.#rooms.values())
+      for (const visitor of members.keys()) yield { site, page, visitor };
   }
 
   /** How many pages of a site a visitor has open. */
@@ -543,9 +576,25 @@ export class Rooms {
     const key = roomKey(site, page);
     const found = this.#rooms.get(key);
     if (found !== undefined) return found;
-    const room: Room = { site, page, members: new Map(), audience: new Set(), told: 0, quietUntil: 0 };
+    const total = this.#shared === undefined ? 0 : undefined;
+    const room: Room = { site, page, members: new Map(), audience: new Set(), total, told: total, quietUntil: 0 };
     this.#rooms.set(key, room);
     return room;
+  }
+
+  /** Counts a visitor who was online before a restart, until they are back, or until their time is over. */
+  hold({ site, page, visitor }: Member, until: number, now: number): void {
+    const room = this.room(site, page);
+    if (room.members.has(visitor)) return;
+    room.members.set(visitor, -until);
+    this.#held.add({ room, visitor, until });
+    this.#changed(room, visitor, true, now);
+  }
+
+  /** A room's number as the engine knows it. */
+  setTotal(room: Room, total: number, now: number): void {
+    room.total = total;
+    (now >= room.quietUntil ? this.#ready : this.#waiting).add(room);
   }
 
   /** A page opens: it joins the audience of its site and page and, unless it only observes, its visitor is counted. */
@@ -574,17 +623,18 @@ export class Rooms {
   tick(now: number): Publication[] {
     if (now >= this.#nextScan) {
       this.#nextScan = now + SCAN_MS;
-      this.#endGrace(now);
+      this.#expire(this.#grace, now);
+      this.#expire(this.#held, now);
       for (const room of this.#waiting) if (now >= room.quietUntil) this.#ready.add(room);
     }
     const publications: Publication[] = [];
     for (const room of this.#ready) {
       this.#waiting.delete(room);
-      const count = room.members.size;
-      if (count === room.told) continue;
-      room.told = count;
+      const { total } = room;
+      if (total === undefined || total === room.told) continue;
+      room.told = total;
       room.quietUntil = now + this.#intervalMs();
-      if (room.audience.size > 0) publications.push({ room, count });
+      if (room.audience.size > 0) publications.push({ room, count: total });
     }
     this.#ready.clear();
     return publications;
@@ -600,9 +650,9 @@ export class Rooms {
     if (page.visitor !== "") {
       const before = room.members.get(page.visitor);
       room.members.set(page.visitor, Math.max(0, before ?? 0) + 1);
-      if (before === undefined) this.#changed(room, now);
+      if (before === undefined) this.#changed(room, page.visitor, true, now);
     }
-    if (room.audience.size === 1) room.told = room.members.size; // its first frame tells it
+    if (room.audience.size === 1) room.told = room.total; // its first frame tells it
   }
 
   #leave(page: OpenPage, room: Room, now: number): void {
@@ -617,19 +667,21 @@ export class Rooms {
     }
   }
 
-  #endGrace(now: number): void {
-    for (const entry of this.#grace) {
-      if (entry.until > now) return;
-      this.#grace.delete(entry);
-      if (entry.room.members.get(entry.visitor) !== -entry.until) continue; // came back, and perhaps left again since
-      entry.room.members.delete(entry.visitor);
-      this.#changed(entry.room, now);
-      this.#forget(entry.room);
+  #expire(queue: Set<Leaving>, now: number): void {
+    for (const leaving of queue) {
+      const { room, visitor, until } = leaving;
+      if (until > now) return;
+      queue.delete(leaving);
+      if (room.members.get(visitor) !== -until) continue; // came back, and perhaps left again since
+      room.members.delete(visitor);
+      this.#changed(room, visitor, false, now);
+      this.#forget(room);
     }
   }
 
-  #changed(room: Room, now: number): void {
-    (now >= room.quietUntil ? this.#ready : this.#waiting).add(room);
+  #changed(room: Room, visitor: string, here: boolean, now: number): void {
+    if (this.#shared === undefined) this.setTotal(room, room.members.size, now);
+    else this.#shared.changed(room, visitor, here);
   }
 
   #forget(room: Room): void {
@@ -649,8 +701,18 @@ export interface Engine {
   secret(kind: "signing" | "salt", name: string): Promise<string>;
   /** Claims the nonce of a token. False when it was claimed before, or may have been. */
   spend(claims: Claims, now: number): Promise<boolean>;
+  /** Keeps who is online over a restart. */
+  hold(members: Iterable<Member>): Promise<void>;
+  /** Who was online when the service stopped, if that was just now. */
+  held(): Promise<Member[]>;
   close(): Promise<void>;
 }
+
+const SCHEMA = `
+  CREATE TABLE IF NOT EXISTS secrets (kind TEXT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL) STRICT;
+  CREATE TABLE IF NOT EXISTS held (site TEXT NOT NULL, page TEXT, visitor TEXT NOT NULL, stopped_at INTEGER NOT NULL) STRICT;
+`;
+const RESTART_MS = 120_000; // whoever was online before a longer stop has given up, or come to another number
 
 export class EmbeddedEngine implements Engine {
   readonly #database: DatabaseSync;
@@ -669,9 +731,7 @@ export class EmbeddedEngine implements Engine {
     this.#database = new DatabaseSync(file);
     if (file !== ":memory:") chmodSync(file, 0o600); // it holds the secret that signs visitors
     this.#database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 1000");
-    this.#database.exec(
-      "CREATE TABLE IF NOT EXISTS secrets (kind TEXT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL) STRICT",
-    );
+    this.#database.exec(SCHEMA);
   }
 
   async secret(kind: string, name: string): Promise<string> {
@@ -694,6 +754,24 @@ export class EmbeddedEngine implements Engine {
     }
     this.#spent.add(nonce);
     return true;
+  }
+
+  async hold(members: Iterable<Member>): Promise<void> {
+    const insert = this.#database.prepare("INSERT INTO held VALUES (?, ?, ?, ?)");
+    const now = Date.now();
+    this.#database.exec("BEGIN");
+    for (const { site, page, visitor } of members) insert.run(site, page ?? null, visitor, now);
+    this.#database.exec("COMMIT");
+  }
+
+  async held(): Promise<Member[]> {
+    const rows = this.#database.prepare("SELECT * FROM held WHERE stopped_at > ?").all(Date.now() - RESTART_MS);
+    this.#database.exec("DELETE FROM held");
+    return rows.map((row) => ({
+      site: String(row["site"]),
+      page: row["page"]?.toString(),
+      visitor: String(row["visitor"]),
+    }));
   }
 
   async close(): Promise<void> {
@@ -752,6 +830,7 @@ export class Pages {
   readonly #now: () => number;
   #flushing = false;
   #draining = false;
+  #stale = false;
 
   constructor(rooms: Rooms, guard: Guard, heartbeatMs: number, now: () => number = () => performance.now()) {
     this.#rooms = rooms;
@@ -800,7 +879,7 @@ export class Pages {
     if (!this.#open.has(socket)) return wire.close(CLOSE.goingAway, ""); // it took longer than it may
     socket.wire = wire;
     socket.heardAt = this.#now();
-    this.#send(socket, JSON.stringify({ site: socket.site.members.size, page: socket.page.members.size }));
+    this.#send(socket, this.#frame({ site: socket.site.total, page: socket.page.total }));
   }
 
   /** Any sign of life; a pong has no other meaning. */
@@ -820,7 +899,7 @@ export class Pages {
     if (frame === undefined) return this.#close(socket, CLOSE.policy, "not understood");
     if (frame.page === undefined) return;
     this.#rooms.move(socket, frame.page, now);
-    this.#send(socket, JSON.stringify({ page: socket.page.members.size }));
+    this.#send(socket, this.#frame({ page: socket.page.total }));
     this.#flushSoon();
   }
 
@@ -835,7 +914,7 @@ export class Pages {
   /** Publishes what has changed. Called every 50 ms, and at once when a room that was quiet changes. */
   flush(): void {
     for (const { room, count } of this.#rooms.tick(this.#now())) {
-      const text = room.page === undefined ? `{"site":${count}}` : `{"page":${count}}`;
+      const text = this.#frame(room.page === undefined ? { site: count } : { page: count });
       for (const socket of room.audience) this.#send(socket as Socket, text);
     }
   }
@@ -862,9 +941,16 @@ export class Pages {
       }
       if (now >= socket.repeatAt) {
         socket.repeatAt = now + REPEAT_MS;
-        this.#send(socket, `{"site":${socket.site.members.size}}`);
+        this.#send(socket, this.#frame({ site: socket.site.total }));
       }
     }
+  }
+
+  /** The engine is away (or back): everybody is told that their number may be old (or is exact again). */
+  setStale(stale: boolean): void {
+    if (stale === this.#stale) return;
+    this.#stale = stale;
+    for (const socket of this.#open) this.#send(socket, JSON.stringify({ site: socket.site.total, stale }));
   }
 
   /** Starts the two clocks that drive all of the above, and returns what stops them. */
@@ -901,6 +987,11 @@ export class Pages {
         this.flush();
       }),
     );
+  }
+
+  /** A number that is not known yet is left out. */
+  #frame(counts: { site?: number | undefined; page?: number | undefined }): string {
+    return JSON.stringify(this.#stale ? { ...counts, stale: true } : counts);
   }
 
   #send(socket: Socket, text: string): void {
@@ -1113,14 +1204,14 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     const page = name === undefined ? undefined : pageName(name);
     if (name !== undefined && page === undefined) return refuse(c, "page");
     c.header("Cache-Control", "public, max-age=5");
-    return c.json({ site: rooms.count(site), ...(page !== undefined && { page: rooms.count(site, page) }) });
+    return c.json({ site: rooms.count(site) ?? 0, ...(page !== undefined && { page: rooms.count(site, page) ?? 0 }) });
   });
 
   app.get("/badge.svg", etag(), (c) => {
     const site = siteAskedFor(c);
     if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
     c.header("Cache-Control", "public, max-age=5");
-    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(rooms.count(site))), 200, {
+    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(rooms.count(site) ?? 0)), 200, {
       "Content-Type": "image/svg+xml; charset=utf-8",
     });
   });
@@ -1292,12 +1383,15 @@ async function main(): Promise<void> {
   const guard = new Guard(settings);
   const rooms = new Rooms(settings.GRACE_SECONDS * 1_000);
   const pages = new Pages(rooms, guard, settings.HEARTBEAT_SECONDS * 1_000);
+  const start = performance.now();
+  for (const member of await engine.held()) rooms.hold(member, start + HOLD_MS, start);
   const app = createApp({ settings, sites: new Sites(settings.SITES), signer, guard, rooms, pages, engine, assets });
   const server = listen(app, pages, settings);
   const stopClocks = pages.start();
   announce(settings, server.port);
   await new Promise((resolve) => ["SIGINT", "SIGTERM"].forEach((signal) => process.once(signal, resolve)));
   log("info", "stopping");
+  await engine.hold(rooms.members()).catch(report); // before any page leaves
   await pages.drain();
   stopClocks();
   await engine.close();

@@ -250,7 +250,11 @@ describe("routes", () => {
       admitted.push(socket);
       return new Response(null, { status: 101 });
     };
-    const request = (path: string, init: RequestInit = {}, address = "192.0.2.1") =>
+    const request = (
+      path: string,
+      init: { method?: string; body?: string; headers?: Record<string, string> } = {},
+      address = "192.0.2.1",
+    ) =>
       app.request(
         path,
         {
@@ -290,7 +294,7 @@ describe("routes", () => {
     expect(response.status).toBe(400);
     expect(pages.size).toBe(0);
     rooms.tick(performance.now() + 6_000);
-    expect(rooms.count("example.com")).toBe(0);
+    expect(rooms.count("example.com") ?? 0).toBe(0);
   });
 
   test("routes: a refusal is a problem document that its page can read", async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { type OpenPage, Rooms } from "../server.ts";
 
 const GRACE = 5_000;
@@ -140,6 +140,38 @@ describe("rooms", () => {
     expect(rooms.count("b.example", "/")).toBe(1);
   });
 
+  test("rooms: who is held over a restart counts until they are back, or their time is over", () => {
+    const { rooms, open, tick } = setUp();
+    for (const visitor of ["ann", "ben"]) {
+      rooms.hold({ site: "example.com", page: undefined, visitor }, 16_000, 1_000);
+      rooms.hold({ site: "example.com", page: "/", visitor }, 16_000, 1_000);
+    }
+    expect(tick(1_000)).toEqual([]);
+    open("ann");
+    expect(rooms.count("example.com")).toBe(2);
+    expect(tick(13_900)).toEqual([]);
+    expect(tick(200)).toEqual(["example.com=1", "/=1"]);
+    expect(tick(60_000)).toEqual([]);
+  });
+
+  test("rooms: with a shared engine the number is what the engine says, and unknown until then", () => {
+    const changes: string[] = [];
+    const rooms = new Rooms(GRACE, {
+      changed: (room, visitor, here) => changes.push(`${visitor} ${here ? "in" : "out"} ${room.page ?? room.site}`),
+    });
+    const page = { visitor: "ann", site: rooms.room("example.com"), page: rooms.room("example.com", "/") };
+    rooms.open(page, 0);
+    expect(changes.splice(0)).toEqual(["ann in example.com", "ann in /"]);
+    expect(page.site.total).toBeUndefined();
+    expect(rooms.tick(0)).toEqual([]);
+    rooms.setTotal(page.site, 7, 1);
+    expect(rooms.tick(1)).toEqual([{ room: page.site, count: 7 }]);
+    rooms.close(page, 2);
+    rooms.tick(2 + GRACE);
+    expect(changes).toEqual(["ann out /", "ann out example.com"]);
+    expect(page.site.total).toBe(7);
+  });
+
   test("rooms: an empty room is forgotten", () => {
     const { rooms, open, close, tick } = setUp();
     const before = rooms.room("example.com");
@@ -219,7 +251,7 @@ function agreesWithModel(steps: Step[]): void {
       for (const name of [undefined, "/a", "/b"]) {
         const expected = online(name === undefined ? site : `${site} ${name}`);
         expected.delete("");
-        expect(rooms.count(site, name)).toBe(expected.size);
+        expect(rooms.count(site, name) ?? 0).toBe(expected.size);
       }
   }
 }

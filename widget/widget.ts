@@ -70,7 +70,7 @@ function headcount(script: HTMLScriptElement) {
 
   // ---- The numbers: counts → elements and event ----
 
-  function show() {
+  const show = () => {
     for (const target of document.querySelectorAll<HTMLElement>("[data-headcount]")) {
       const { dataset, textContent } = target;
       const kind = (dataset.headcount || "site") as keyof Counts;
@@ -86,7 +86,7 @@ function headcount(script: HTMLScriptElement) {
     document.dispatchEvent(new CustomEvent("headcount", { detail: { ...counts, state } }));
   }
 
-  function receive({ stale, ...news }: Frame) {
+  const receive = ({ stale, ...news }: Frame) => {
     clearTimeout(expiry);
     expiry = 0;
     counts = { ...counts, ...news };
@@ -95,7 +95,7 @@ function headcount(script: HTMLScriptElement) {
   }
 
   /** Nobody confirms the number any more: stale at once, gone after a while. */
-  function fade() {
+  const fade = () => {
     if (expiry || failures >= SOCKET_FAILURES) return;
     expiry = setTimeout(() => {
       counts = {};
@@ -108,7 +108,7 @@ function headcount(script: HTMLScriptElement) {
   // ---- The connection: token → socket → frames ----
 
   /** The visitor's id, for browsers that drop third-party cookies. Stores it when there is one. */
-  function visitor(id?: string): string | undefined {
+  const visitor = (id?: string): string | undefined => {
     try {
       if (id) localStorage[key] = id;
       return localStorage[key];
@@ -117,29 +117,29 @@ function headcount(script: HTMLScriptElement) {
     }
   }
 
-  function arm(ms: number, next: () => void) {
+  const arm = (ms: number, next: () => void) => {
     clearTimeout(timer);
     timer = setTimeout(next, ms);
     deadline = Date.now() + ms;
   }
 
-  async function connect() {
+  const request = async (path: string, init?: RequestInit) => {
+    const response = await fetch(server + path, { ...init, signal: attempt.signal });
+    if (!response.ok) throw response;
+    return response.json();
+  }
+
+  const requestToken = async (): Promise<string> => {
+    page = pageName();
+    const body = JSON.stringify({ page, observe, visitor: visitor() }); // a text: sent without preflight
+    const answer = await request("token", { method: "POST", credentials: "include", body });
+    visitor(answer.visitor);
+    return answer.token;
+  }
+
+  const connect = async () => {
     attempt.abort();
-    attempt = new AbortController();
-    const { signal } = attempt;
-    const request = async (path: string, init?: RequestInit) => {
-      const response = await fetch(server + path, { ...init, signal });
-      if (!response.ok) throw response;
-      return response.json();
-    };
-    const requestToken = async (): Promise<string> => {
-      page = pageName();
-      // A text is sent without preflight.
-      const body = JSON.stringify({ page, observe, visitor: visitor() });
-      const answer = await request("token", { method: "POST", credentials: "include", body });
-      visitor(answer.visitor);
-      return answer.token;
-    };
+    const { signal } = (attempt = new AbortController());
     arm(CONNECT_MS, lose);
     try {
       // Something between here and the service breaks sockets but not HTTP: the page shall see the number all the same.
@@ -157,41 +157,35 @@ function headcount(script: HTMLScriptElement) {
       if (signal.aborted) return;
       failures = 0;
       if (refusal.status === 403) {
-        const { title, detail } = await refusal.json();
-        halt(`${title}: ${detail}`);
+        const problem = await refusal.json();
+        halt(problem.title + ": " + problem.detail);
       } else lose(refusal.headers?.get("Retry-After") * 1000 || 0);
     }
   }
 
-  function open(token: string, signal: AbortSignal) {
-    const ws = (socket = new WebSocket(server.replace("http", "ws") + "ws?token=" + token));
-    let upSince = Infinity;
+  const open = (token: string, signal: AbortSignal) => {
     failures++;
     active = true;
-    signal.onabort = () => {
-      ws.close();
-      if (Date.now() - upSince >= UPTIME_MS) losses = 0;
-    };
-    ws.onmessage = ({ data }) => {
+    socket = new WebSocket(server.replace("http", "ws") + "ws?token=" + token);
+    signal.onabort = () => socket.close();
+    socket.onopen = () => setTimeout(() => signal.aborted || (losses = 0), UPTIME_MS);
+    socket.onerror = () => setTimeout(() => signal.aborted || halt("CSP connect-src forbids the WebSocket"), BLOCKED_MS);
+    socket.onmessage = ({ data }) => {
       if (signal.aborted) return;
-      if (failures) upSince = Date.now();
       failures = 0;
       arm(FRESH_MS, lose);
       receive(JSON.parse(data));
       tell();
     };
-    ws.onclose = ({ code, reason }) => {
+    socket.onclose = ({ code, reason }) => {
       if (signal.aborted) return;
       if (code === 1012) lose(0, +reason * 1000);
       else lose(code === 1013 ? FULL_WAIT_MS : 0);
     };
-    ws.onerror = () => {
-      setTimeout(() => signal.aborted || halt("the CSP of this page forbids " + server.replace("http", "ws")), BLOCKED_MS);
-    };
   }
 
   /** The connection is gone, or did not come to be: says so, and tries again after the floor plus full jitter. */
-  function lose(floorMs = 0, windowMs = 0) {
+  const lose = (floorMs = 0, windowMs = 0) => {
     attempt.abort();
     fade();
     const backoff = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** losses++);
@@ -200,7 +194,7 @@ function headcount(script: HTMLScriptElement) {
     deadline = Date.now() + floorMs;
   }
 
-  function leave() {
+  const leave = () => {
     attempt.abort();
     clearTimeout(timer);
     deadline = Infinity;
@@ -209,20 +203,20 @@ function headcount(script: HTMLScriptElement) {
   }
 
   /** Trying again cannot help. */
-  function halt(why: string) {
+  const halt = (why: string) => {
     leave();
     console.warn("Headcount: " + why);
   }
 
   // ---- The view: which page, and whether somebody reads it ----
 
-  function pageName() {
+  const pageName = () => {
     const { dataset } = script;
     return dataset.page ?? location.pathname + ("hash" in dataset ? location.hash : "");
   }
 
   /** Tells the service what has changed since it was last told. */
-  function tell() {
+  const tell = () => {
     if (socket?.readyState !== 1) return;
     const name = pageName();
     if (name !== page) {
@@ -238,7 +232,7 @@ function headcount(script: HTMLScriptElement) {
     }
   }
 
-  function input() {
+  const input = () => {
     present = !document.hidden;
     clearTimeout(idle);
     idle = setTimeout(() => {
@@ -248,7 +242,7 @@ function headcount(script: HTMLScriptElement) {
     tell();
   }
 
-  function start() {
+  const start = () => {
     input();
     void connect();
   }
@@ -283,7 +277,7 @@ function headcount(script: HTMLScriptElement) {
 }
 
 /** A number in the page's language; reading time in minutes. */
-function format(kind: keyof Counts, value: number) {
+const format = (kind: keyof Counts, value: number) => {
   const options: Intl.NumberFormatOptions = {};
   if (kind === "read") {
     value = Math.max(1, Math.round(value / 60));
@@ -298,7 +292,7 @@ function format(kind: keyof Counts, value: number) {
 }
 
 /** Listens at the window while events come down, so that scrolling inside an element is heard too. */
-function on(types: string, listener: (event: Event) => void) {
+const on = (types: string, listener: (event: Event) => void) => {
   for (const type of types.split(" ")) addEventListener(type, listener, true);
 }
 

@@ -1,0 +1,125 @@
+/** A real nginx as a child process, with the configuration that the README shows and nothing of the machine's own. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { ask } from "./client.ts";
+import { pathOf } from "./needs.ts";
+import { temporaryFolder } from "./service.ts";
+import { until } from "./waiting.ts";
+
+/** The README has this text; proxy.test.ts fails when it does not. For a file in /etc/nginx/conf.d. */
+export const configuration = `\
+map $http_upgrade $connection_upgrade {
+    default upgrade;
+    ""      "";
+}
+
+upstream headcount {
+    server 127.0.0.1:3000;
+    keepalive 16;
+}
+
+server {
+    listen 443 ssl;
+    server_name count.example.com;
+    ssl_certificate     /etc/ssl/count.example.com.pem;
+    ssl_certificate_key /etc/ssl/count.example.com.key;
+
+    location / {
+        proxy_pass http://headcount;
+        proxy_http_version 1.1;
+        proxy_set_header Host              $http_host;
+        proxy_set_header Upgrade           $http_upgrade;
+        proxy_set_header Connection        $connection_upgrade;
+        proxy_set_header X-Forwarded-For   $proxy_add_x_forwarded_for;  # TRUST_PROXY=1
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_read_timeout 60s;  # must be longer than HEARTBEAT_SECONDS
+    }
+}
+`;
+
+/** Puts the places of this test into the configuration, each of which must be there to be replaced. */
+function fill(places: Record<string, string>): string {
+  return Object.entries(places).reduce((text, [shown, real]) => {
+    if (!text.includes(shown)) throw new Error(`Cannot find "${shown}" in the nginx configuration`);
+    return text.replaceAll(shown, real);
+  }, configuration);
+}
+
+const surroundings = (included: string): string => `\
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr warn;
+events { worker_connections 512; }
+http {
+    access_log off;
+    client_body_temp_path tmp/body;
+    proxy_temp_path       tmp/proxy;
+    fastcgi_temp_path     tmp/fastcgi;
+    uwsgi_temp_path       tmp/uwsgi;
+    scgi_temp_path        tmp/scgi;
+    include ${included};
+}
+`;
+
+async function freePort(): Promise<number> {
+  const { promise, resolve } = Promise.withResolvers<number>();
+  const server = createServer().listen(0, "127.0.0.1", () => {
+    const address = server.address();
+    server.close(() => resolve(typeof address === "object" && address ? address.port : 0));
+  });
+  return promise;
+}
+
+/** A self-signed certificate; the tests' client does not ask who signed it. */
+function certificate(folder: string): { certificate: string; key: string } {
+  const [pem, key] = [join(folder, "test.pem"), join(folder, "test.key")];
+  const request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=count.example.com".split(" ");
+  const { exitCode, stderr } = Bun.spawnSync([pathOf("openssl"), ...request, "-out", pem, "-keyout", key]);
+  if (exitCode !== 0) throw new Error(`Cannot make a certificate: ${stderr.toString()}`);
+  return { certificate: pem, key };
+}
+
+export type Proxy = { url: string; stop: () => Promise<void> };
+
+/** nginx in front of a service that listens at `upstream` (host:port), silent upstreams being cut off after `seconds`. */
+export async function startNginx(upstream: string, seconds: number): Promise<Proxy> {
+  const folder = temporaryFolder();
+  const port = await freePort();
+  const tls = certificate(folder);
+  mkdirSync(join(folder, "tmp"));
+  const places = {
+    "127.0.0.1:3000": upstream,
+    "listen 443 ssl": `listen 127.0.0.1:${port} ssl`,
+    "/etc/ssl/count.example.com.pem": tls.certificate,
+    "/etc/ssl/count.example.com.key": tls.key,
+    "proxy_read_timeout 60s": `proxy_read_timeout ${seconds}s`,
+  };
+  writeFileSync(join(folder, "headcount.conf"), fill(places));
+  writeFileSync(join(folder, "nginx.conf"), surroundings(join(folder, "headcount.conf")));
+  const child = Bun.spawn([pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"], {
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: Bun.file(join(folder, "error.log")),
+  });
+  const url = `https://127.0.0.1:${port}`;
+  const stop = async (): Promise<void> => {
+    child.kill("SIGKILL");
+    await child.exited;
+  };
+  const answers = async (): Promise<boolean> => {
+    if (child.exitCode !== null) throw new Error(`nginx ended: ${await Bun.file(join(folder, "error.log")).text()}`);
+    return ask(url, "GET /healthz").then(
+      ({ status }) => status === 200,
+      () => false,
+    );
+  };
+  try {
+    await until("nginx answers", answers);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { url, stop };
+}
