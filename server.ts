@@ -23,8 +23,8 @@
  */
 
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import { chmodSync, mkdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { DatabaseSync } from "node:sqlite";
 import { URL } from "node:url";
@@ -77,6 +77,7 @@ const Environment = v.object({
     "",
   ),
   DATA: v.optional(v.string(), "./data"),
+  REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
   ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
   GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds (0–3600)"), "5"),
   HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds (1–120)"), "25"), // two periods < nginx's 60 s
@@ -111,7 +112,7 @@ export function readSettings(environment: Record<string, string | undefined>): S
 
 /** A value as it may stand in a log: quoted and escaped, and nothing of a secret but its length. */
 const shown = (name: string, value = "") =>
-  /SECRET|PASSWORD/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
+  /SECRET|PASSWORD|URL/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
 
 /** How many files this process may open; where the system does not tell (macOS, Deno without --allow-all), 10,000. */
 function openFilesLimit(): number {
@@ -497,9 +498,14 @@ export interface Member {
   readonly visitor: string;
 }
 
-/** What a shared engine is told: each visitor who comes to or goes from a room of this node. It answers by `setTotal`. */
+/** What a shared engine is told of the rooms of this node. It answers by `Rooms.setTotal`. */
 export interface Membership {
+  /** The node has the room from now on, and wants its total, whether or not visitors follow. */
+  opened(room: Room): void;
+  /** A visitor came to the room with their first page on this node (`here`), or went with their last. */
   changed(room: Room, visitor: string, here: boolean): void;
+  /** Nobody on this node is in the room or looks at its number any more. */
+  closed(room: Room): void;
 }
 
 /** One tab that shows one page; the part of it that is counted. `Pages` keeps its socket in the same object. */
@@ -579,6 +585,7 @@ export class Rooms {
     const total = this.#shared === undefined ? 0 : undefined;
     const room: Room = { site, page, members: new Map(), audience: new Set(), total, told: total, quietUntil: 0 };
     this.#rooms.set(key, room);
+    this.#shared?.opened(room);
     return room;
   }
 
@@ -685,7 +692,9 @@ export class Rooms {
   }
 
   #forget(room: Room): void {
-    if (room.members.size === 0 && room.audience.size === 0) this.#rooms.delete(roomKey(room.site, room.page));
+    if (room.members.size > 0 || room.audience.size > 0) return;
+    this.#rooms.delete(roomKey(room.site, room.page));
+    this.#shared?.closed(room);
   }
 }
 
@@ -693,31 +702,83 @@ export class Rooms {
 const roomKey = (site: string, page?: string) => (page === undefined ? site : `${site} ${page}`);
 
 // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-// What must outlive this process. The embedded engine is one SQLite file, and spent tokens in memory: a token lives for
-// seconds, and one that was spent before a restart was spent on a socket that the restart closed.
+// What must outlive this process, or be agreed upon by several: secrets, spent tokens, who is held over a restart, and
+// the journal's sums. The embedded engine is one SQLite file; a broken or full disk costs history, never a count.
 
 export interface Engine {
   /** A random secret, made when it is first asked for and kept. One a kind: asking for another `name` replaces it. */
   secret(kind: "signing" | "salt", name: string): Promise<string>;
   /** Claims the nonce of a token. False when it was claimed before, or may have been. */
   spend(claims: Claims, now: number): Promise<boolean>;
-  /** Keeps who is online over a restart. */
+  /** Keeps who is online over a restart of this node. */
   hold(members: Iterable<Member>): Promise<void>;
-  /** Who was online when the service stopped, if that was just now. */
+  /** Who was online here when the node stopped, if that was just now and nobody else counts them. */
   held(): Promise<Member[]>;
+  /** Adds to the journal, all or nothing. */
+  record(entries: JournalEntries): Promise<void>;
+  /** The reading times of a site, or of one page of it. */
+  readings(site: string, page?: string): Promise<ReadingSum[]>;
+  /** The highest counts from a minute on, one for every `step` minutes in which anybody was there, oldest first. */
+  history(site: string, fromMinute: number, step: number): Promise<Peak[]>;
+  /** The highest count ever, if there was any. */
+  highest(site: string): Promise<Peak | undefined>;
+  /** Only where several nodes count together: the total of a room that this node has not. */
+  count?(site: string, page?: string): Promise<number>;
+  /** Only where several nodes count together: connects the rooms of this node with those of the others. */
+  share?(listener: SharedListener): Membership;
   close(): Promise<void>;
 }
 
-const SCHEMA = `
-  CREATE TABLE IF NOT EXISTS secrets (kind TEXT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL) STRICT;
-  CREATE TABLE IF NOT EXISTS held (site TEXT NOT NULL, page TEXT, visitor TEXT NOT NULL, stopped_at INTEGER NOT NULL) STRICT;
-`;
+/** What a shared engine reports to its node. */
+export interface SharedListener {
+  total(room: Room, total: number): void;
+  /** True while the engine is away and totals are the last known ones plus local changes. */
+  stale(stale: boolean): void;
+}
+
+/** Views of a page whose reading times fall into one bucket of a histogram, or the change of that since last time. */
+export interface ReadingSum {
+  readonly site: string;
+  readonly page: string;
+  readonly bucket: number;
+  views: number;
+  seconds: number;
+}
+
+/** The highest count of a site in a minute (since 1970) or a longer time that begins with it. */
+export interface Peak {
+  readonly minute: number;
+  readonly peak: number;
+}
+
+export interface JournalEntries {
+  readonly readings: readonly ReadingSum[];
+  readonly peaks: readonly (Peak & { readonly site: string })[];
+}
+
+/** One entry a version of the file; `PRAGMA user_version` says how many of them it has seen. Never change one: add. */
+const MIGRATIONS = [
+  `CREATE TABLE secrets (kind TEXT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL) STRICT;
+   CREATE TABLE held (site TEXT NOT NULL, page TEXT, visitor TEXT NOT NULL, stopped_at INTEGER NOT NULL) STRICT;
+   CREATE TABLE pages (site TEXT NOT NULL, page TEXT NOT NULL, PRIMARY KEY (site, page)) STRICT, WITHOUT ROWID;
+   CREATE TABLE readings (site TEXT NOT NULL, page TEXT NOT NULL, bucket INTEGER NOT NULL, views INTEGER NOT NULL,
+     seconds REAL NOT NULL, PRIMARY KEY (site, page, bucket)) STRICT, WITHOUT ROWID;
+   CREATE TABLE history (site TEXT NOT NULL, minute INTEGER NOT NULL, peak INTEGER NOT NULL,
+     PRIMARY KEY (site, minute)) STRICT, WITHOUT ROWID;
+   CREATE TABLE highest (site TEXT PRIMARY KEY, minute INTEGER NOT NULL, peak INTEGER NOT NULL) STRICT, WITHOUT ROWID;`,
+];
 const RESTART_MS = 120_000; // whoever was online before a longer stop has given up, or come to another number
+export const MAX_PAGES_A_SITE = 10_000; // further ones are summed up as OTHER_PAGES
+export const OTHER_PAGES = "(other)";
+export const HISTORY_MINUTES = 90 * 24 * 60;
 
 export class EmbeddedEngine implements Engine {
-  readonly #database: DatabaseSync;
+  readonly #file: string;
   readonly #tokenTtlMs: number;
   readonly #openedAt = Date.now();
+  /** Undefined until it is first used, and after a failure: the next use opens it anew. */
+  #database: DatabaseSync | undefined;
+  #oldestMinute = 0;
   /** Spent nonces in two generations, one filling and one ageing; after a token's lifetime the older one is dropped. */
   #spent = new Set<number>();
   #spentBefore = new Set<number>();
@@ -725,22 +786,17 @@ export class EmbeddedEngine implements Engine {
 
   /** @param folder where `headcount.db` lives; `:memory:` keeps nothing */
   constructor(folder: string, tokenTtlMs: number) {
+    this.#file = folder === ":memory:" ? folder : join(folder, "headcount.db");
     this.#tokenTtlMs = tokenTtlMs;
-    const file = folder === ":memory:" ? folder : join(folder, "headcount.db");
-    if (file !== ":memory:") mkdirSync(folder, { recursive: true, mode: 0o700 });
-    this.#database = new DatabaseSync(file);
-    if (file !== ":memory:") chmodSync(file, 0o600); // it holds the secret that signs visitors
-    this.#database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 1000");
-    this.#database.exec(SCHEMA);
   }
 
   async secret(kind: string, name: string): Promise<string> {
-    this.#database
-      .prepare(
-        "INSERT INTO secrets VALUES (?1, ?2, ?3) ON CONFLICT (kind) DO UPDATE SET name = ?2, value = ?3 WHERE name <> ?2",
-      )
-      .run(kind, name, newSecret());
-    return String(this.#database.prepare("SELECT value FROM secrets WHERE kind = ?").get(kind)?.["value"]);
+    const insert =
+      "INSERT INTO secrets VALUES (?1, ?2, ?3) ON CONFLICT (kind) DO UPDATE SET name = ?2, value = ?3 WHERE name <> ?2";
+    return this.#transact((database) => {
+      database.prepare(insert).run(kind, name, newSecret());
+      return String(database.prepare("SELECT value FROM secrets WHERE kind = ?").get(kind)?.["value"]);
+    });
   }
 
   async spend({ nonce, expires }: Claims, now: number): Promise<boolean> {
@@ -757,25 +813,128 @@ export class EmbeddedEngine implements Engine {
   }
 
   async hold(members: Iterable<Member>): Promise<void> {
-    const insert = this.#database.prepare("INSERT INTO held VALUES (?, ?, ?, ?)");
-    const now = Date.now();
-    this.#database.exec("BEGIN");
-    for (const { site, page, visitor } of members) insert.run(site, page ?? null, visitor, now);
-    this.#database.exec("COMMIT");
+    this.#transact((database) => {
+      const insert = database.prepare("INSERT INTO held VALUES (?, ?, ?, ?)");
+      for (const { site, page, visitor } of members) insert.run(site, page ?? null, visitor, Date.now());
+    });
   }
 
   async held(): Promise<Member[]> {
-    const rows = this.#database.prepare("SELECT * FROM held WHERE stopped_at > ?").all(Date.now() - RESTART_MS);
-    this.#database.exec("DELETE FROM held");
-    return rows.map((row) => ({
-      site: String(row["site"]),
-      page: row["page"]?.toString(),
-      visitor: String(row["visitor"]),
+    return this.#transact((database) => {
+      const rows = database
+        .prepare("SELECT site, page, visitor FROM held WHERE stopped_at > ?")
+        .all(Date.now() - RESTART_MS);
+      database.exec("DELETE FROM held");
+      return rows.map((row) => ({
+        site: String(row["site"]),
+        page: row["page"]?.toString(),
+        visitor: String(row["visitor"]),
+      }));
+    });
+  }
+
+  async record({ readings, peaks }: JournalEntries): Promise<void> {
+    this.#transact((database) => {
+      const known = database.prepare("SELECT 1 FROM pages WHERE site = ? AND page = ?");
+      const count = database.prepare("SELECT count(*) AS pages FROM pages WHERE site = ?");
+      const learn = database.prepare("INSERT INTO pages VALUES (?, ?)");
+      const add = database.prepare(
+        `INSERT INTO readings VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
+         SET views = views + excluded.views, seconds = seconds + excluded.seconds`,
+      );
+      for (const { site, page, bucket, views, seconds } of readings) {
+        let name = page;
+        if (known.get(site, page) === undefined) {
+          if (Number(count.get(site)?.["pages"]) < MAX_PAGES_A_SITE) learn.run(site, page);
+          else name = OTHER_PAGES;
+        }
+        add.run(site, name, bucket, views, seconds);
+      }
+      const raise = [
+        "history (site, minute, peak) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET",
+        "highest (site, minute, peak) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET minute = excluded.minute,",
+      ].map((table) => database.prepare(`INSERT INTO ${table} peak = excluded.peak WHERE excluded.peak > peak`));
+      for (const { site, minute, peak } of peaks) for (const statement of raise) statement.run(site, minute, peak);
+      this.#forgetOldHistory(database);
+    });
+  }
+
+  async readings(site: string, page?: string): Promise<ReadingSum[]> {
+    const query = "SELECT page, bucket, views, seconds FROM readings WHERE site = ?1 AND (?2 IS NULL OR page = ?2)";
+    return this.#transact((database) => database.prepare(query).all(site, page ?? null)).map((row) => ({
+      site,
+      page: String(row["page"]),
+      bucket: Number(row["bucket"]),
+      views: Number(row["views"]),
+      seconds: Number(row["seconds"]),
     }));
   }
 
+  async history(site: string, fromMinute: number, step: number): Promise<Peak[]> {
+    const query =
+      "SELECT minute - minute % ?3 AS minute, max(peak) AS peak FROM history WHERE site = ?1 AND minute >= ?2 GROUP BY 1 ORDER BY 1";
+    return this.#transact((database) => database.prepare(query).all(site, fromMinute, step)).map(readPeak);
+  }
+
+  async highest(site: string): Promise<Peak | undefined> {
+    const row = this.#transact((database) =>
+      database.prepare("SELECT minute, peak FROM highest WHERE site = ?").get(site),
+    );
+    return row === undefined ? undefined : readPeak(row);
+  }
+
   async close(): Promise<void> {
-    this.#database.close();
+    this.#database?.close();
+    this.#database = undefined;
+  }
+
+  /** Once an hour is often enough. */
+  #forgetOldHistory(database: DatabaseSync): void {
+    const oldest = Math.floor(Date.now() / MINUTE) - HISTORY_MINUTES;
+    if (oldest < this.#oldestMinute + 60) return;
+    this.#oldestMinute = oldest;
+    database.prepare("DELETE FROM history WHERE minute < ?").run(oldest);
+  }
+
+  /** Does the work in one transaction. @throws {Error} when the file cannot be used; then nothing of it has happened. */
+  #transact<Result>(work: (database: DatabaseSync) => Result): Result {
+    const database = (this.#database ??= openDatabase(this.#file));
+    try {
+      database.exec("BEGIN IMMEDIATE");
+      const result = work(database);
+      database.exec("COMMIT");
+      return result;
+    } catch (error) {
+      this.#database = undefined;
+      database.close(); // rolls back
+      throw new Error(`Cannot use ${this.#file}: ${messageOf(error)}`, { cause: error });
+    }
+  }
+}
+
+const readPeak = (row: Record<string, unknown>): Peak => ({ minute: Number(row["minute"]), peak: Number(row["peak"]) });
+
+/** Opens the file, made or migrated where need be. One that is no sound database is set aside, and a new one begun. */
+function openDatabase(file: string): DatabaseSync {
+  if (file !== ":memory:") mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+  const database = new DatabaseSync(file);
+  try {
+    // No waiting for locks: this would hold up everybody's counts, and the journal tries again anyway.
+    database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 50");
+    const check = database.prepare("PRAGMA quick_check(1)").get()?.["quick_check"];
+    if (check !== "ok") throw new Error(`database disk image is malformed: ${String(check)}`);
+    const version = Number(database.prepare("PRAGMA user_version").get()?.["user_version"]);
+    for (const [index, migration] of MIGRATIONS.entries())
+      if (index >= version) database.exec(`BEGIN; ${migration} PRAGMA user_version = ${index + 1}; COMMIT`);
+    if (file !== ":memory:") chmodSync(file, 0o600); // it holds the secret that signs visitors
+    return database;
+  } catch (error) {
+    database.close();
+    if (file === ":memory:" || !/malformed|not a database/.test(messageOf(error))) throw error;
+    const aside = `${file}.broken-${Date.now()}`;
+    for (const suffix of ["", "-wal", "-shm"]) if (existsSync(file + suffix)) renameSync(file + suffix, aside + suffix);
+    log("error", "the database was broken and is set aside; a new one begins", { aside, message: messageOf(error) });
+    return openDatabase(file);
   }
 }
 
@@ -1135,6 +1294,9 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     return { origin: origin?.origin, site: sites.byOrigin(origin, hostOf(c)) };
   };
 
+  const count = async (site: string, page?: string) =>
+    rooms.count(site, page) ?? (await engine.count?.(site, page)) ?? 0;
+
   /** The site that a public question is about: the one it names, else the asking page's, else the service's own. */
   const siteAskedFor = (c: Context<App>): string | undefined => {
     const name = c.req.query("site");
@@ -1197,21 +1359,21 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     return response ?? refuse(c, "handshake");
   });
 
-  app.get("/count", etag(), (c) => {
+  app.get("/count", etag(), async (c) => {
     const site = siteAskedFor(c);
     if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
     const name = c.req.query("page");
     const page = name === undefined ? undefined : pageName(name);
     if (name !== undefined && page === undefined) return refuse(c, "page");
     c.header("Cache-Control", "public, max-age=5");
-    return c.json({ site: rooms.count(site) ?? 0, ...(page !== undefined && { page: rooms.count(site, page) ?? 0 }) });
+    return c.json({ site: await count(site), ...(page !== undefined && { page: await count(site, page) }) });
   });
 
-  app.get("/badge.svg", etag(), (c) => {
+  app.get("/badge.svg", etag(), async (c) => {
     const site = siteAskedFor(c);
     if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
     c.header("Cache-Control", "public, max-age=5");
-    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(rooms.count(site) ?? 0)), 200, {
+    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(await count(site))), 200, {
       "Content-Type": "image/svg+xml; charset=utf-8",
     });
   });
@@ -1378,11 +1540,17 @@ function readAssets(): Assets {
 async function main(): Promise<void> {
   const settings = readSettings(process.env);
   const assets = readAssets();
-  const engine = new EmbeddedEngine(settings.DATA, settings.TOKEN_TTL_SECONDS * 1_000);
+  const engine = await openEngine(settings);
   const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
   const guard = new Guard(settings);
-  const rooms = new Rooms(settings.GRACE_SECONDS * 1_000);
-  const pages = new Pages(rooms, guard, settings.HEARTBEAT_SECONDS * 1_000);
+  const rooms = new Rooms(
+    settings.GRACE_SECONDS * 1_000,
+    engine.share?.({
+      total: (room, total) => rooms.setTotal(room, total, performance.now()),
+      stale: (stale) => pages.setStale(stale),
+    }),
+  );
+  const pages: Pages = new Pages(rooms, guard, settings.HEARTBEAT_SECONDS * 1_000);
   const start = performance.now();
   for (const member of await engine.held()) rooms.hold(member, start + HOLD_MS, start);
   const app = createApp({ settings, sites: new Sites(settings.SITES), signer, guard, rooms, pages, engine, assets });
@@ -1396,6 +1564,13 @@ async function main(): Promise<void> {
   stopClocks();
   await engine.close();
   process.exit(0);
+}
+
+/** The Redis engine is loaded only where it is wanted; it knows this file by its types alone. */
+async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Promise<Engine> {
+  if (REDIS_URL === undefined) return new EmbeddedEngine(DATA, TOKEN_TTL_SECONDS * 1_000);
+  const { RedisEngine } = await import("./redis.ts");
+  return RedisEngine.open(REDIS_URL, { tokenTtlMs: TOKEN_TTL_SECONDS * 1_000, log });
 }
 
 /** Says where the service is and what to paste. */

@@ -157,18 +157,20 @@ describe("rooms", () => {
   test("rooms: with a shared engine the number is what the engine says, and unknown until then", () => {
     const changes: string[] = [];
     const rooms = new Rooms(GRACE, {
+      opened: (room) => changes.push(`open ${room.page ?? room.site}`),
+      closed: (room) => changes.push(`shut ${room.page ?? room.site}`),
       changed: (room, visitor, here) => changes.push(`${visitor} ${here ? "in" : "out"} ${room.page ?? room.site}`),
     });
     const page = { visitor: "ann", site: rooms.room("example.com"), page: rooms.room("example.com", "/") };
     rooms.open(page, 0);
-    expect(changes.splice(0)).toEqual(["ann in example.com", "ann in /"]);
+    expect(changes.splice(0)).toEqual(["open example.com", "open /", "ann in example.com", "ann in /"]);
     expect(page.site.total).toBeUndefined();
     expect(rooms.tick(0)).toEqual([]);
     rooms.setTotal(page.site, 7, 1);
     expect(rooms.tick(1)).toEqual([{ room: page.site, count: 7 }]);
     rooms.close(page, 2);
     rooms.tick(2 + GRACE);
-    expect(changes).toEqual(["ann out /", "ann out example.com"]);
+    expect(changes).toEqual(["ann out /", "shut /", "ann out example.com", "shut example.com"]);
     expect(page.site.total).toBe(7);
   });
 

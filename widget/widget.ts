@@ -11,7 +11,7 @@
 import type { HeadcountDetail, HeadcountState } from "./headcount.d.ts";
 
 type Counts = Omit<HeadcountDetail, "state">;
-/** What the service sends: any of the numbers; `stale` while it has lost its engine. */
+/** What the service sends: any of the numbers, and `stale` while it has lost its engine. */
 type Frame = Counts & { stale?: boolean };
 
 const CONNECT_MS = 10_000; // token, upgrade and first frame together
@@ -20,13 +20,13 @@ const UPTIME_MS = 10_000; // a connection that lasted this long starts the backo
 const MIN_WAIT_MS = 250;
 const MAX_BACKOFF_MS = 60_000;
 const FULL_WAIT_MS = 30_000; // at least, after close 1013
-const MAX_WAIT_MS = 86_400_000; // whatever Retry-After says: past 25 days setTimeout overflows, and fires at once
+const MAX_WAIT_MS = 86_400_000; // whatever Retry-After says: past 24 days setTimeout overflows, and fires at once
+const BLOCKED_MS = 1000; // `close` follows `error` at once, unless a CSP forbade the socket (measured in Chromium 156)
 const SOCKET_FAILURES = 3; // in a row, then the number is polled
 const POLL_MS = 30_000;
-const POLLS_PER_SOCKET = 4; // while polling, every fourth time the socket is tried again
-const STALE_MS = 120_000; // a stale number that is older says nothing any more
+const POLL_TURNS = 4; // three polls and one more socket
+const STALE_MS = 120_000; // a number that has been stale for longer says nothing any more
 const IDLE_MS = 60_000; // without input, until the reader is no longer active
-const BLOCKED_MS = 1000; // `close` follows `error` at once, unless a CSP forbade the socket (measured in Chromium 156)
 
 /** Where a second widget finds the one that runs. A symbol, because any element's `id` is a property of `window`. */
 const RUNNING = Symbol.for("headcount");
@@ -58,33 +58,33 @@ function headcount(script: HTMLScriptElement) {
   let attempt = new AbortController();
   let socket: WebSocket | undefined;
   let timer = 0;
-  let deadline = Infinity; // waking up later than this means connecting anew
+  let deadline = Infinity; // a page that wakes up later than this connects anew
   let losses = 0; // exponent of the backoff
-  let failures = 0; // attempts in a row that had their token, but no frame
+  let failures = 0; // attempts in a row that got a token, but no frame
 
-  // The view, as the service was last told
-  let page: string;
-  let active: boolean;
-  let present: boolean; // visible, and some input lately
+  // The view
+  let page: string; // as the service was last told
+  let active: boolean; // as the service was last told
+  let present: boolean; // visible, with some input lately
   let idle = 0; // timer
 
-  // ---- The numbers: counts → elements and event ----
+  // ---- Numbers: frame → counts → elements and event ----
 
   const show = () => {
     for (const target of document.querySelectorAll<HTMLElement>("[data-headcount]")) {
-      const { dataset, textContent } = target;
+      const { dataset } = target;
       const kind = (dataset.headcount || "site") as keyof Counts;
       // The author's text is kept in the element, where it survives a framework that caches copies of the page.
-      let text = dataset.headcountText ?? textContent;
+      let text = dataset.headcountText ?? target.textContent;
       if (kind in counts) {
         dataset.headcountText = text;
         text = format(kind, counts[kind]!);
       }
-      if (text !== textContent) target.textContent = text;
+      if (text !== target.textContent) target.textContent = text;
       dataset.headcountState = state;
     }
     document.dispatchEvent(new CustomEvent("headcount", { detail: { ...counts, state } }));
-  }
+  };
 
   const receive = ({ stale, ...news }: Frame) => {
     clearTimeout(expiry);
@@ -92,9 +92,9 @@ function headcount(script: HTMLScriptElement) {
     counts = { ...counts, ...news };
     state = stale ? "stale" : "live";
     show();
-  }
+  };
 
-  /** Nobody confirms the number any more: stale at once, gone after a while. */
+  /** Nobody confirms the number any more: stale at once, gone after a while. While it is polled, it lives on. */
   const fade = () => {
     if (expiry || failures >= SOCKET_FAILURES) return;
     expiry = setTimeout(() => {
@@ -103,11 +103,17 @@ function headcount(script: HTMLScriptElement) {
     }, STALE_MS);
     state = "stale";
     show();
-  }
+  };
 
-  // ---- The connection: token → socket → frames ----
+  // ---- Connection: token → socket → frames ----
 
-  /** The visitor's id, for browsers that drop third-party cookies. Stores it when there is one. */
+  const arm = (ms: number, next: () => void) => {
+    clearTimeout(timer);
+    timer = setTimeout(next, ms);
+    deadline = Date.now() + ms;
+  };
+
+  /** The visitor's id, for browsers that drop third-party cookies; kept when the service has sent one. */
   const visitor = (id?: string): string | undefined => {
     try {
       if (id) localStorage[key] = id;
@@ -115,45 +121,40 @@ function headcount(script: HTMLScriptElement) {
     } catch {
       return undefined; // storage is forbidden here: the cookie has to do
     }
-  }
-
-  const arm = (ms: number, next: () => void) => {
-    clearTimeout(timer);
-    timer = setTimeout(next, ms);
-    deadline = Date.now() + ms;
-  }
+  };
 
   const request = async (path: string, init?: RequestInit) => {
     const response = await fetch(server + path, { ...init, signal: attempt.signal });
     if (!response.ok) throw response;
     return response.json();
-  }
+  };
 
   const requestToken = async (): Promise<string> => {
-    page = pageName();
-    const body = JSON.stringify({ page, observe, visitor: visitor() }); // a text: sent without preflight
+    const body = JSON.stringify({ page, observe, visitor: visitor() }); // a text, which needs no preflight
     const answer = await request("token", { method: "POST", credentials: "include", body });
     visitor(answer.visitor);
     return answer.token;
-  }
+  };
 
   const connect = async () => {
     attempt.abort();
     const { signal } = (attempt = new AbortController());
     arm(CONNECT_MS, lose);
+    turn();
     try {
       // Something between here and the service breaks sockets but not HTTP: the page shall see the number all the same.
       if (failures >= SOCKET_FAILURES) {
         receive(await request("count?page=" + encodeURIComponent(page)));
-        if (++failures % POLLS_PER_SOCKET) return arm(POLL_MS, connect);
+        if (++failures % POLL_TURNS) return arm(POLL_MS, connect);
       }
       // Two tabs that a new visitor opens in one instant must not become two visitors: the second one waits until the
-      // first has stored its id. No tab can keep the others waiting for longer than an attempt lasts.
+      // first has stored its id. No tab can keep the others waiting for longer than its attempt lasts.
       const token = await (visitor() || !navigator.locks
         ? requestToken()
         : navigator.locks.request(key, { signal }, requestToken));
       if (!signal.aborted) open(token, signal);
-    } catch (refusal) {
+    } catch (refusal: any) {
+      // a Response, or a network error without its properties
       if (signal.aborted) return;
       failures = 0;
       if (refusal.status === 403) {
@@ -161,17 +162,16 @@ function headcount(script: HTMLScriptElement) {
         halt(problem.title + ": " + problem.detail);
       } else lose(refusal.headers?.get("Retry-After") * 1000 || 0);
     }
-  }
+  };
 
   const open = (token: string, signal: AbortSignal) => {
     failures++;
-    active = true;
+    active = true; // as each view starts
     socket = new WebSocket(server.replace("http", "ws") + "ws?token=" + token);
-    signal.onabort = () => socket.close();
+    signal.onabort = () => socket!.close();
     socket.onopen = () => setTimeout(() => signal.aborted || (losses = 0), UPTIME_MS);
-    socket.onerror = () => setTimeout(() => signal.aborted || halt("CSP connect-src forbids the WebSocket"), BLOCKED_MS);
+    socket.onerror = () => setTimeout(() => signal.aborted || halt("blocked by CSP"), BLOCKED_MS);
     socket.onmessage = ({ data }) => {
-      if (signal.aborted) return;
       failures = 0;
       arm(FRESH_MS, lose);
       receive(JSON.parse(data));
@@ -182,9 +182,9 @@ function headcount(script: HTMLScriptElement) {
       if (code === 1012) lose(0, +reason * 1000);
       else lose(code === 1013 ? FULL_WAIT_MS : 0);
     };
-  }
+  };
 
-  /** The connection is gone, or did not come to be: says so, and tries again after the floor plus full jitter. */
+  /** The connection is gone, or did not come to be. Tries again after the floor and full jitter over the window. */
   const lose = (floorMs = 0, windowMs = 0) => {
     attempt.abort();
     fade();
@@ -192,7 +192,7 @@ function headcount(script: HTMLScriptElement) {
     const wait = failures > SOCKET_FAILURES ? POLL_MS : floorMs + Math.random() * (windowMs || backoff);
     arm(Math.min(MAX_WAIT_MS, Math.max(MIN_WAIT_MS, wait)), connect);
     deadline = Date.now() + floorMs;
-  }
+  };
 
   const leave = () => {
     attempt.abort();
@@ -200,37 +200,39 @@ function headcount(script: HTMLScriptElement) {
     deadline = Infinity;
     failures = 0;
     fade();
-  }
+  };
 
   /** Trying again cannot help. */
   const halt = (why: string) => {
     leave();
     console.warn("Headcount: " + why);
-  }
+  };
 
-  // ---- The view: which page, and whether somebody reads it ----
+  // ---- View: which page, and whether somebody reads it ----
 
-  const pageName = () => {
+  /** Has the page another name now? */
+  const turn = () => {
     const { dataset } = script;
-    return dataset.page ?? location.pathname + ("hash" in dataset ? location.hash : "");
-  }
+    const name = dataset.page ?? location.pathname + ("hash" in dataset ? location.hash : "");
+    if (name === page) return false;
+    page = name;
+    delete counts.page; // the old page's
+    delete counts.read;
+    return true;
+  };
 
   /** Tells the service what has changed since it was last told. */
   const tell = () => {
     if (socket?.readyState !== 1) return;
-    const name = pageName();
-    if (name !== page) {
-      page = name;
-      active = true; // as a new view starts
-      delete counts.page; // of the old page
-      delete counts.read;
+    if (turn()) {
+      active = true;
       socket.send(JSON.stringify({ page }));
     }
     if (active !== present) {
       active = present;
       socket.send(JSON.stringify({ active }));
     }
-  }
+  };
 
   const input = () => {
     present = !document.hidden;
@@ -240,14 +242,27 @@ function headcount(script: HTMLScriptElement) {
       tell();
     }, IDLE_MS);
     tell();
-  }
+  };
 
   const start = () => {
     input();
     void connect();
-  }
+  };
 
-  on("pointermove pointerdown touchstart keydown scroll visibilitychange", input);
+  window[RUNNING] = (again) => {
+    script = again; // a view transition may have brought a new `data-page`
+    tell();
+    show();
+  };
+  for (const method of ["pushState", "replaceState"] as const) {
+    const original = history[method];
+    history[method] = (...args) => {
+      original.apply(history, args);
+      tell();
+    };
+  }
+  on("popstate hashchange", tell);
+  on("pointermove pointerdown keydown scroll visibilitychange", input); // a touch is a pointer, too
   on("visibilitychange resume online", () => {
     if (Date.now() <= deadline) return;
     fade();
@@ -256,45 +271,31 @@ function headcount(script: HTMLScriptElement) {
   on("pagehide", leave);
   on("pageshow", (event) => {
     if ((event as PageTransitionEvent).persisted) start();
-    else show();
+    else show(); // elements that were parsed after the last update
   });
-  on("popstate hashchange", tell);
-  for (const method of ["pushState", "replaceState"] as const) {
-    const original = history[method];
-    history[method] = (...args) => {
-      original.apply(history, args);
-      tell();
-    };
-  }
-  window[RUNNING] = (again) => {
-    script = again;
-    tell();
-    show();
-  };
   show();
   if (document.prerendering) on("prerenderingchange", start);
   else start();
 }
 
-/** A number in the page's language; reading time in minutes. */
+/** A number in the page's language; reading time as minutes. */
 const format = (kind: keyof Counts, value: number) => {
-  const options: Intl.NumberFormatOptions = {};
+  let options: Intl.NumberFormatOptions | undefined;
   if (kind === "read") {
-    value = Math.max(1, Math.round(value / 60));
-    options.style = "unit";
-    options.unit = "minute";
+    value = Math.round(value / 60) || 1;
+    options = { style: "unit", unit: "minute" };
   }
   try {
     return value.toLocaleString(document.documentElement.lang || [], options);
   } catch {
-    return value.toLocaleString([], options); // `lang="en_US"` and the like are no languages
+    return value.toLocaleString([], options); // `lang="en_US"` and its like throw
   }
-}
+};
 
 /** Listens at the window while events come down, so that scrolling inside an element is heard too. */
 const on = (types: string, listener: (event: Event) => void) => {
   for (const type of types.split(" ")) addEventListener(type, listener, true);
-}
+};
 
 const script = document.currentScript as HTMLScriptElement | null;
 if (script) (window[RUNNING] ?? headcount)(script);

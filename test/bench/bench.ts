@@ -47,7 +47,7 @@ type Figures = Record<string, number>;
 const HERE = import.meta.dirname;
 const ROOT = join(HERE, "../..");
 /** Waves of a few pages compile the code, and leave little freed memory behind for the pages that are weighed. */
-const WARMUP = { waves: 10, pages: 200 };
+const WARMUP = { waves: 10, pages: 200, pauseMs: 250 };
 const FANOUTS = 10;
 const READY_MS = 20_000;
 /** Grace (5 s), a garbage collection or two, and the allocator's own delays. */
@@ -241,6 +241,7 @@ async function measure(target: Target, subject: Case, idleSeconds: number): Prom
     for (let wave = 0; wave < WARMUP.waves; wave++) {
       await run.order({ do: "join", pages: WARMUP.pages });
       await run.order({ do: "leave", keep: 0 });
+      await Bun.sleep(WARMUP.pauseMs); // the floor must tell 0 before the next wave, or it has no news for that
     }
     await Bun.sleep(SETTLE_MS);
     return {

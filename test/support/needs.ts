@@ -1,37 +1,47 @@
 /**
- * What this machine can run. A suite that needs a program which is not installed is skipped, and named with its reason
+ * What this machine can run. A suite that needs something which is not installed is skipped, and named with its reason
  * at the end of the run (see ../setup.ts). With HEADCOUNT_REQUIRE_ALL=1, as in CI, it fails instead.
  */
 import { describe, test } from "bun:test";
+import { existsSync, realpathSync } from "node:fs";
+import { dirname, join } from "node:path";
 
-export type Program = "chromium" | "nginx" | "openssl" | "redis-server";
-
-const names: Record<Program, string[]> = {
-  chromium: ["chromium", "chromium-browser", "google-chrome"],
-  nginx: ["nginx"],
-  openssl: ["openssl"],
-  "redis-server": ["redis-server", "valkey-server"],
-};
+export type Need = "chromium" | "nginx" | "openssl" | "redis-server" | "npm's HTML documentation";
 
 /** Daemons often live where the PATH of an ordinary user does not look. */
 const path = [process.env["PATH"], "/usr/sbin", "/usr/local/sbin"].join(":");
 
-export const skippedSuites: string[] = [];
+const program = (...names: string[]): string | undefined =>
+  names.map((name) => Bun.which(name, { PATH: path })).find((found) => found !== null) ?? undefined;
 
-function find(program: Program): string | undefined {
-  return names[program].map((name) => Bun.which(name, { PATH: path })).find((found) => found !== null) ?? undefined;
+/** HTML pages that this project did not write, and that are wherever it can be installed. */
+function documentation(): string | undefined {
+  const npm = [process.env["npm_execpath"], program("npm")].filter((file) => file !== undefined);
+  const folders = npm.map((file) => join(dirname(realpathSync(file)), "../docs/output"));
+  return folders.find((folder) => existsSync(join(folder, "commands/npm-ls.html")));
 }
 
-/** The program's path, for the body of a suite that said it needs it. */
-export function pathOf(program: Program): string {
-  const found = find(program);
-  if (!found) throw new Error(`${program} is not installed`);
+/** Where it is, or undefined. */
+const find: Record<Need, () => string | undefined> = {
+  chromium: () => program("chromium", "chromium-browser", "google-chrome"),
+  nginx: () => program("nginx"),
+  openssl: () => program("openssl"),
+  "redis-server": () => program("redis-server", "valkey-server"),
+  "npm's HTML documentation": documentation,
+};
+
+export const skippedSuites: string[] = [];
+
+/** The path of a need, for the body of a suite that has named it. */
+export function pathOf(need: Need): string {
+  const found = find[need]();
+  if (!found) throw new Error(`${need} is not installed`);
   return found;
 }
 
 /** A `describe` that runs where the machine has what it needs: `suite("proxy", ["nginx"], () => { … })`. */
-export function suite(name: string, needs: Program[], body: () => void): void {
-  const missing = needs.filter((need) => !find(need));
+export function suite(name: string, needs: Need[], body: () => void): void {
+  const missing = needs.filter((need) => !find[need]());
   if (missing.length === 0) return describe(name, body);
   const why = `${missing.join(" and ")} ${missing.length > 1 ? "are" : "is"} not installed`;
   if (process.env["HEADCOUNT_REQUIRE_ALL"] === "1")
