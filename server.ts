@@ -29,13 +29,14 @@ import process from "node:process";
 import { DatabaseSync } from "node:sqlite";
 import { URL } from "node:url";
 import { brotliCompressSync, gzipSync } from "node:zlib";
-import { type Context, Hono } from "hono";
+import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { getCookie, setCookie } from "hono/cookie";
 import { etag } from "hono/etag";
 import ipaddr from "ipaddr.js";
 import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import * as v from "valibot";
 
 // ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,10 +217,15 @@ export class Sites {
     );
   }
 
+  /** Whether SITES has an entry of this name; the service's own site has none. */
+  lists(name: string): boolean {
+    return [...this.#entries, ...this.#fallback].some((site) => site.name === name);
+  }
+
   /** The site of this name, if there is one. A host that an entry covers names that entry's site. */
   byName(name: string, host: string): string | undefined {
-    const known = [...this.#entries, ...this.#fallback].find((site) => site.name === name)?.name;
-    return known ?? this.byOrigin(webOrigin(`https://${name}`), host) ?? (name === host ? name : undefined);
+    if (this.lists(name)) return name;
+    return this.byOrigin(webOrigin(`https://${name}`), host) ?? (name === host ? name : undefined);
   }
 }
 
@@ -364,6 +370,7 @@ const REFUSALS = {
   body: [400, "Request not understood", 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}'],
   page: [400, "Page name not valid", "A page's name has 1 to 1,024 characters, none of them control characters"],
   handshake: [400, "Handshake not valid", "The WebSocket handshake is broken"],
+  password: [401, "Password needed", "This is for the operator: the user is admin, the password ADMIN_PASSWORD"],
   unknown: [404, "Not found", "There is nothing here by this name"],
   size: [413, "Request too large", "The body may have 4,096 bytes"],
   upgrade: [
@@ -371,6 +378,7 @@ const REFUSALS = {
     "Upgrade required",
     "This is for WebSockets. If it was one, a proxy in between dropped its Upgrade header",
   ],
+  guesses: [429, "Too many wrong passwords", "This address gave ten wrong passwords in a minute", 60],
   tokens: [429, "Too many token requests", "This address asked more often than it may (MAX_TOKENS_PER_IP)", 60],
   visitors: [
     429,
@@ -396,6 +404,7 @@ export type Reason = keyof typeof REFUSALS;
 const TABLE_SIZE = 50_000; // addresses a table remembers; about 4 MB when full
 const MINUTE = 60_000;
 const BAN_MS = 10 * MINUTE;
+const MAX_GUESSES = 10; // wrong passwords a minute and address
 
 /** Counts events by key in windows that begin with a key's first event. */
 class Windows {
@@ -407,13 +416,13 @@ class Windows {
 
   /** Counts one more and returns how many that makes in this window. */
   hit(key: string): number {
-    const count = (this.#counts.get(key) ?? 0) + 1;
+    const count = this.count(key) + 1;
     this.#counts.set(key, count, { noUpdateTTL: true });
     return count;
   }
 
-  has(key: string): boolean {
-    return this.#counts.has(key);
+  count(key: string): number {
+    return this.#counts.get(key) ?? 0;
   }
 }
 
@@ -422,6 +431,7 @@ export class Guard {
   readonly #tokens = new Windows(MINUTE);
   readonly #visitors = new Windows(MINUTE);
   readonly #bans = new Windows(BAN_MS);
+  readonly #guesses = new Windows(MINUTE);
   readonly #openPages = new Map<string, number>(); // bounded by MAX_CONNECTIONS
 
   constructor(settings: Settings) {
@@ -430,7 +440,7 @@ export class Guard {
 
   /** The deny list and the temporary bans; asked before anything else. */
   address(address: string): Reason | undefined {
-    if (this.#bans.has(limitKey(address))) return "address";
+    if (this.#bans.count(limitKey(address)) > 0) return "address";
     if (this.#settings.DENY.length === 0) return undefined;
     const parsed = ipaddr.process(address);
     const denied = this.#settings.DENY.some(
@@ -451,6 +461,15 @@ export class Guard {
 
   newVisitor(key: string): Reason | undefined {
     return this.#visitors.hit(key) > this.#settings.MAX_VISITORS_PER_IP ? "visitors" : undefined;
+  }
+
+  /** Somebody gave a password. Who was wrong ten times in a minute is not even listened to. */
+  password(key: string, given: string | undefined, right: string): Reason | undefined {
+    if (this.#guesses.count(key) >= MAX_GUESSES) return "guesses";
+    if (given === undefined) return "password";
+    const matches = timingSafeEqual(Buffer.from(digest(given)), Buffer.from(digest(right)));
+    if (!matches) this.#guesses.hit(key);
+    return matches ? undefined : "password";
   }
 
   /** Whether one more page may open: `pages` are the visitor's open ones, `connections` everybody's. */
@@ -489,6 +508,13 @@ export interface Room {
   /** The number its audience was told last, and the time before which it is not told again. */
   told: number | undefined;
   quietUntil: number;
+  /** When it changed first since then. */
+  changedAt: number;
+  /** The highest total since the journal looked last. */
+  highest: number;
+  /** What else its audience is shown: of a site the peak of 24 hours, of a page the median reading time. */
+  figure: number | undefined;
+  figureUntil: number;
 }
 
 /** A visitor in a room, by names. */
@@ -523,12 +549,6 @@ interface Leaving {
   readonly until: number;
 }
 
-/** A room whose audience must be told its new number. */
-export interface Publication {
-  readonly room: Room;
-  readonly count: number;
-}
-
 const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 750; // with the time a broadcast to 20,000 pages takes, still within the promised second
 const HOLD_MS = 15_000; // how long a restarted node counts those who were online before
@@ -561,6 +581,11 @@ export class Rooms {
     return this.#rooms.get(roomKey(site, page))?.total;
   }
 
+  /** All rooms of this node, those of whole sites and those of their pages. */
+  all(): Iterable<Room> {
+    return this.#rooms.values();
+  }
+
   /** Everybody who is counted here. */
   *members(): Generator<Member> {
     for (const { site, page, members } of this.#rooms.values())
@@ -583,7 +608,19 @@ export class Rooms {
     const found = this.#rooms.get(key);
     if (found !== undefined) return found;
     const total = this.#shared === undefined ? 0 : undefined;
-    const room: Room = { site, page, members: new Map(), audience: new Set(), total, told: total, quietUntil: 0 };
+    const room: Room = {
+      site,
+      page,
+      members: new Map(),
+      audience: new Set(),
+      total,
+      told: total,
+      quietUntil: 0,
+      changedAt: 0,
+      highest: 0,
+      figure: undefined,
+      figureUntil: 0,
+    };
     this.#rooms.set(key, room);
     this.#shared?.opened(room);
     return room;
@@ -601,6 +638,9 @@ export class Rooms {
   /** A room's number as the engine knows it. */
   setTotal(room: Room, total: number, now: number): void {
     room.total = total;
+    if (total > room.highest) room.highest = total;
+    if (this.#ready.has(room) || this.#waiting.has(room)) return;
+    room.changedAt = now;
     (now >= room.quietUntil ? this.#ready : this.#waiting).add(room);
   }
 
@@ -626,22 +666,22 @@ export class Rooms {
     this.#leave(page, page.site, now);
   }
 
-  /** Ends the grace of those whose time has come, and returns what is to be published now. */
-  tick(now: number): Publication[] {
+  /** Ends the grace of those whose time has come, and returns the rooms whose audience is to be told their total now. */
+  tick(now: number): Room[] {
     if (now >= this.#nextScan) {
       this.#nextScan = now + SCAN_MS;
       this.#expire(this.#grace, now);
       this.#expire(this.#held, now);
       for (const room of this.#waiting) if (now >= room.quietUntil) this.#ready.add(room);
     }
-    const publications: Publication[] = [];
+    const publications: Room[] = [];
     for (const room of this.#ready) {
       this.#waiting.delete(room);
       const { total } = room;
       if (total === undefined || total === room.told) continue;
       room.told = total;
       room.quietUntil = now + this.#intervalMs();
-      if (room.audience.size > 0) publications.push({ room, count: total });
+      if (room.audience.size > 0) publications.push(room);
     }
     this.#ready.clear();
     return publications;
@@ -938,6 +978,174 @@ function openDatabase(file: string): DatabaseSync {
   }
 }
 
+// ── Journal ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// How long pages are read, and how many were online when. It sees every view's clock stop and start, keeps sums until
+// the engine has taken them (every 5 s), and never a view's past: what a page cost its reader ends up in a histogram.
+
+/** One view of one page: what an open page is to the journal. All times are milliseconds of the process's own clock. */
+export interface View {
+  readonly visitor: string;
+  readonly site: Room;
+  readonly page: Room;
+  /** When its reader became active last; undefined while they are not. */
+  activeSince: number | undefined;
+  /** Reading time before that. */
+  readMs: number;
+  /** The seconds that were put into the histogram so far; undefined for none. */
+  recorded: number | undefined;
+}
+
+/** How a page was read: `seconds` is the sum over all views, `median` and `p90` are of one view, within 10 %. */
+export interface Reading {
+  readonly views: number;
+  readonly seconds: number;
+  readonly median: number;
+  readonly p90: number;
+}
+
+const RECORD_MS = 5_000; // what a crash may lose
+const MAX_VIEW_SECONDS = 3_600;
+const DAY_MINUTES = 1_440;
+const FIGURES_MS = 60_000; // how old a room's peak and median may be when they are shown
+const MAX_SUMS = 50_000; // what is kept for a disk that cannot take it
+const MAX_OWN_SITES = 100; // a site that is not in SITES is named by a Host header, and those can be invented
+
+/** Buckets grow by a fifth, and so the middle of one is within 9.1 % of all in it (DDSketch, Masson et al., VLDB 2019). */
+const GROWTH = 1.2;
+const bucketOf = (seconds: number) => (seconds < 1 ? 0 : 1 + Math.floor(Math.log(seconds) / Math.log(GROWTH)));
+const middleOf = (bucket: number) => (bucket === 0 ? 0 : (2 * GROWTH ** bucket) / (GROWTH + 1));
+
+/** Sums of one page, or of several as if they were one, as figures. */
+export function readingOf(sums: readonly ReadingSum[]): Reading {
+  const buckets = sums.toSorted((a, b) => a.bucket - b.bucket);
+  const views = sums.reduce((total, sum) => total + sum.views, 0);
+  const quantile = (share: number) => {
+    let rank = share * (views - 1);
+    return Math.round(middleOf(buckets.find((sum) => (rank -= sum.views) < 0)?.bucket ?? 0));
+  };
+  const seconds = Math.round(sums.reduce((total, sum) => total + sum.seconds, 0));
+  return { views, seconds, median: quantile(0.5), p90: quantile(0.9) };
+}
+
+export class Journal {
+  readonly #engine: Engine;
+  readonly #rooms: Rooms;
+  readonly #sites: Sites;
+  readonly #wallClock: () => number;
+  /** What the engine has not taken yet. */
+  #sums = new Map<string, ReadingSum>();
+  readonly #peaks = new Map<string, Peak>();
+  readonly #ownSites = new Set<string>();
+  #failing = false;
+  /** How often the engine could not take what was to be kept, and how long it took the last time that it could. */
+  failures = 0;
+  writeMs = 0;
+
+  constructor(engine: Engine, rooms: Rooms, sites: Sites, wallClock: () => number = Date.now) {
+    this.#engine = engine;
+    this.#rooms = rooms;
+    this.#sites = sites;
+    this.#wallClock = wallClock;
+  }
+
+  /** The reader went away from the page, or came back to it. */
+  setActive(view: View, active: boolean, now: number): void {
+    if (view.activeSince !== undefined) view.readMs += now - view.activeSince;
+    view.activeSince = active ? now : undefined;
+  }
+
+  /** The view is over; the same object may begin another one. */
+  end(view: View, now: number): void {
+    this.#record(view, now);
+    view.activeSince = now;
+    view.readMs = 0;
+    view.recorded = undefined;
+  }
+
+  /** Gives everything to the engine, views that still go on included. What it does not take is kept and tried again. */
+  async flush(views: Iterable<View>, now: number): Promise<void> {
+    for (const view of views) this.#record(view, now);
+    this.#notePeaks();
+    const sums = this.#sums;
+    const peaks = [...this.#peaks].map(([site, peak]) => ({ site, ...peak }));
+    if (sums.size === 0 && peaks.length === 0) return;
+    this.#sums = new Map();
+    const start = performance.now();
+    try {
+      await this.#engine.record({ readings: [...sums.values()], peaks });
+      this.writeMs = performance.now() - start;
+      for (const { site, minute, peak } of peaks)
+        if (this.#peaks.get(site)?.minute === minute && this.#peaks.get(site)?.peak === peak) this.#peaks.delete(site);
+      this.#failing = false;
+    } catch (error) {
+      for (const sum of sums.values()) this.#add(sum);
+      this.failures += 1;
+      if (!this.#failing)
+        log("error", "the journal cannot be written, and is tried again every 5 s", { message: messageOf(error) });
+      this.#failing = true;
+    }
+  }
+
+  /** Brings the peak of a site's room, or the median of a page's, up to date. True when it has changed. */
+  async refresh(room: Room, now: number): Promise<boolean> {
+    if (now < room.figureUntil) return false;
+    room.figureUntil = now + FIGURES_MS;
+    const before = room.figure;
+    if (room.page === undefined) room.figure = await this.peak(room.site);
+    else {
+      const { views, median } = readingOf(await this.#engine.readings(room.site, room.page));
+      room.figure = views === 0 ? undefined : median;
+    }
+    return room.figure !== before;
+  }
+
+  /** The highest count of a site in the last 24 hours, now included. */
+  async peak(site: string): Promise<number> {
+    const from = Math.floor(this.#wallClock() / MINUTE) - DAY_MINUTES;
+    const past = await this.#engine.history(site, from, DAY_MINUTES);
+    return Math.max(this.#rooms.count(site) ?? 0, this.#peaks.get(site)?.peak ?? 0, ...past.map(({ peak }) => peak));
+  }
+
+  #record(view: View, now: number): void {
+    if (view.visitor === "" || !this.#keeps(view.site.site)) return;
+    const running = view.activeSince === undefined ? 0 : now - view.activeSince;
+    const seconds = Math.min(MAX_VIEW_SECONDS, (view.readMs + running) / 1_000);
+    if (seconds === view.recorded) return;
+    const place = { site: view.site.site, page: view.page.page ?? "/" };
+    if (view.recorded !== undefined)
+      this.#add({ ...place, bucket: bucketOf(view.recorded), views: -1, seconds: -view.recorded });
+    this.#add({ ...place, bucket: bucketOf(seconds), views: 1, seconds });
+    view.recorded = seconds;
+  }
+
+  #add({ site, page, bucket, views, seconds }: ReadingSum): void {
+    const key = `${site} ${page} ${bucket}`;
+    const sum = this.#sums.get(key);
+    if (sum !== undefined) {
+      sum.views += views;
+      sum.seconds += seconds;
+    } else if (this.#sums.size < MAX_SUMS) this.#sums.set(key, { site, page, bucket, views, seconds });
+  }
+
+  /** The highest count since the last flush, for each site, in the minute that it is now. */
+  #notePeaks(): void {
+    const minute = Math.floor(this.#wallClock() / MINUTE);
+    for (const room of this.#rooms.all()) {
+      if (room.page !== undefined) continue;
+      const peak = room.highest;
+      room.highest = room.total ?? 0;
+      const noted = this.#peaks.get(room.site);
+      if (peak > 0 && this.#keeps(room.site) && (noted?.minute !== minute || peak > noted.peak))
+        this.#peaks.set(room.site, { minute, peak });
+    }
+  }
+
+  #keeps(site: string): boolean {
+    if (this.#sites.lists(site) || this.#ownSites.has(site)) return true;
+    return this.#ownSites.size < MAX_OWN_SITES && this.#ownSites.add(site).has(site);
+  }
+}
+
 // ── Pages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The open sockets: admission, frames in and out, heartbeat, drain. One object a socket, no timer and no closure of its
 // own: a single sweep a second looks after all of them.
@@ -953,7 +1161,9 @@ interface Wire {
 }
 
 /** An open page with the socket it came by. All times are milliseconds of the process's own clock. */
-export interface Socket extends OpenPage {
+export interface Socket extends OpenPage, View {
+  site: Room;
+  page: Room;
   /** What its address is limited by. */
   readonly key: string;
   /** Undefined between the upgrade's acceptance and its completion. */
@@ -964,6 +1174,9 @@ export interface Socket extends OpenPage {
   /** When its messages so far would all have been allowed at one a second: a leaky bucket in one number. */
   paidUntil: number;
 }
+
+/** What a frame may tell. */
+type Numbers = Partial<Record<"site" | "page" | "peak" | "read", number | undefined>>;
 
 const OPEN = 1; // WebSocket.OPEN
 const CLOSE = { goingAway: 1001, policy: 1008, tooBig: 1009, restart: 1012 } as const;
@@ -985,15 +1198,27 @@ export class Pages {
   readonly #open = new Set<Socket>();
   readonly #rooms: Rooms;
   readonly #guard: Guard;
+  readonly #journal: Journal;
   readonly #heartbeatMs: number;
   readonly #now: () => number;
+  /** What has happened since the start. */
+  readonly stats = { frames: 0, pings: 0, silent: 0, slow: 0, restarts: 0 };
+  /** Is told how long each change waited until it was sent, in milliseconds. */
+  onBroadcast: (delayMs: number) => void = () => {};
   #flushing = false;
   #draining = false;
   #stale = false;
 
-  constructor(rooms: Rooms, guard: Guard, heartbeatMs: number, now: () => number = () => performance.now()) {
+  constructor(
+    rooms: Rooms,
+    guard: Guard,
+    journal: Journal,
+    heartbeatMs: number,
+    now: () => number = () => performance.now(),
+  ) {
     this.#rooms = rooms;
     this.#guard = guard;
+    this.#journal = journal;
     this.#heartbeatMs = heartbeatMs;
     this.#now = now;
   }
@@ -1026,6 +1251,9 @@ export class Pages {
       pingAt: now + Math.random() * this.#heartbeatMs, // spread, so that no instant has to ping everybody
       repeatAt: now + REPEAT_MS,
       paidUntil: now,
+      activeSince: now,
+      readMs: 0,
+      recorded: undefined,
     };
     this.#guard.opened(key);
     this.#open.add(socket);
@@ -1038,7 +1266,8 @@ export class Pages {
     if (!this.#open.has(socket)) return wire.close(CLOSE.goingAway, ""); // it took longer than it may
     socket.wire = wire;
     socket.heardAt = this.#now();
-    this.#send(socket, this.#frame({ site: socket.site.total, page: socket.page.total }));
+    const { site, page } = socket;
+    this.#send(socket, this.#frame({ site: site.total, page: page.total, peak: site.figure, read: page.figure }));
   }
 
   /** Any sign of life; a pong has no other meaning. */
@@ -1056,10 +1285,8 @@ export class Pages {
     if (Buffer.byteLength(data) > MAX_FRAME_BYTES) return this.#close(socket, CLOSE.tooBig, "message too big");
     const frame = readFrame(data);
     if (frame === undefined) return this.#close(socket, CLOSE.policy, "not understood");
-    if (frame.page === undefined) return;
-    this.#rooms.move(socket, frame.page, now);
-    this.#send(socket, this.#frame({ page: socket.page.total }));
-    this.#flushSoon();
+    if (frame.page !== undefined) this.#move(socket, frame.page, now);
+    if (frame.active !== undefined) this.#journal.setActive(socket, frame.active, now);
   }
 
   /** The socket is gone. Safe to call again: the runtimes do (Deno fires `close` twice after a timeout). */
@@ -1067,15 +1294,32 @@ export class Pages {
     if (!this.#open.delete(socket)) return;
     socket.wire = undefined;
     this.#guard.closed(socket.key);
+    this.#journal.end(socket, this.#now());
     this.#rooms.close(socket, this.#now());
   }
 
   /** Publishes what has changed. Called every 50 ms, and at once when a room that was quiet changes. */
   flush(): void {
-    for (const { room, count } of this.#rooms.tick(this.#now())) {
-      const text = this.#frame(room.page === undefined ? { site: count } : { page: count });
-      for (const socket of room.audience) this.#send(socket as Socket, text);
+    for (const room of this.#rooms.tick(this.#now())) {
+      const { page, total, figure } = room;
+      if (page !== undefined) this.#publish(room, { page: total });
+      else if (total === undefined || figure === undefined || total <= figure) this.#publish(room, { site: total });
+      else this.#publish(room, { site: total, peak: (room.figure = total) });
+      this.onBroadcast(this.#now() - room.changedAt);
     }
+  }
+
+  /** Makes sure that the peak and the median that a page shows are not old; tells its rooms if they were. */
+  async refresh({ site, page }: OpenPage): Promise<void> {
+    const now = this.#now();
+    const [peak, read] = await Promise.all([this.#journal.refresh(site, now), this.#journal.refresh(page, now)]);
+    if (peak) this.#publish(site, { peak: site.figure });
+    if (read) this.#publish(page, { read: page.figure });
+  }
+
+  /** Gives the journal what was read until now. */
+  record(): Promise<void> {
+    return this.#journal.flush(this.#open, this.#now());
   }
 
   /** Looks after every socket: frees those that never opened, closes the silent, pings and repeats when it is time. */
@@ -1090,17 +1334,20 @@ export class Pages {
       if (socket.wire.ping !== undefined) {
         // Bun re-arms its own idle timeout at every send, so that a service that talks never notices a dead peer.
         if (silent > 2 * this.#heartbeatMs) {
+          this.stats.silent += 1;
           this.#drop(socket);
           continue;
         }
         if (now >= socket.pingAt) {
           socket.pingAt = now + this.#heartbeatMs;
+          this.stats.pings += 1;
           socket.wire.ping();
         }
       }
       if (now >= socket.repeatAt) {
         socket.repeatAt = now + REPEAT_MS;
         this.#send(socket, this.#frame({ site: socket.site.total }));
+        this.refresh(socket).catch(report);
       }
     }
   }
@@ -1112,17 +1359,19 @@ export class Pages {
     for (const socket of this.#open) this.#send(socket, JSON.stringify({ site: socket.site.total, stale }));
   }
 
-  /** Starts the two clocks that drive all of the above, and returns what stops them. */
+  get stale(): boolean {
+    return this.#stale;
+  }
+
+  /** Starts the clocks that drive all of the above, and returns what stops them. */
   start(): () => void {
+    const flush = contain(() => this.flush());
+    const sweep = contain(() => this.sweep());
+    const record = () => this.record().catch(report);
     const timers = [
-      setInterval(
-        contain(() => this.flush()),
-        SCAN_MS,
-      ),
-      setInterval(
-        contain(() => this.sweep()),
-        Math.min(1_000, this.#heartbeatMs / 4),
-      ),
+      setInterval(flush, SCAN_MS),
+      setInterval(sweep, Math.min(1_000, this.#heartbeatMs / 4)),
+      setInterval(record, RECORD_MS),
     ];
     return () => timers.forEach(clearInterval);
   }
@@ -1148,16 +1397,35 @@ export class Pages {
     );
   }
 
+  /** The page of this tab is another one now: a new view begins, with a first frame of its own. */
+  #move(socket: Socket, page: string, now: number): void {
+    if (page === socket.page.page) return;
+    this.#journal.end(socket, now);
+    this.#rooms.move(socket, page, now);
+    this.#send(socket, this.#frame({ page: socket.page.total, read: socket.page.figure }));
+    this.refresh(socket).catch(report);
+    this.#flushSoon();
+  }
+
   /** A number that is not known yet is left out. */
-  #frame(counts: { site?: number | undefined; page?: number | undefined }): string {
-    return JSON.stringify(this.#stale ? { ...counts, stale: true } : counts);
+  #frame(numbers: Numbers): string {
+    return JSON.stringify(this.#stale ? { ...numbers, stale: true } : numbers);
+  }
+
+  #publish(room: Room, numbers: Numbers): void {
+    const text = this.#frame(numbers);
+    for (const socket of room.audience) this.#send(socket as Socket, text); // whoever is in a room came by admit
   }
 
   #send(socket: Socket, text: string): void {
     if (socket.wire?.readyState !== OPEN) return;
     // No queue for slow readers: whoever leaves 64 KiB unread is closed and comes back. Bun does this by itself.
-    if ((socket.wire.bufferedAmount ?? 0) > MAX_BUFFERED_BYTES) this.#drop(socket);
-    else socket.wire.send(text);
+    if ((socket.wire.bufferedAmount ?? 0) > MAX_BUFFERED_BYTES) {
+      this.stats.slow += 1;
+      return this.#drop(socket);
+    }
+    this.stats.frames += 1;
+    socket.wire.send(text);
   }
 
   #close(socket: Socket, code: number, reason: string): void {
@@ -1211,6 +1479,96 @@ export function report(error: unknown): void {
   });
 }
 
+// ── Metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// For Prometheus. Nearly all are read from the parts at the moment they are asked for.
+
+const MAX_SITE_LABELS = 100; // the largest sites; a label for every site would be a flood of its own
+
+/** The registry, and the few metrics that have no other owner than the routes, which feed them. */
+function createMetrics(rooms: Rooms, pages: Pages, journal: Journal) {
+  const registers = [new Registry()] as const;
+  const gauge = (name: string, help: string, read: () => number) =>
+    new Gauge({
+      name,
+      help,
+      registers: [...registers],
+      collect() {
+        this.set(read());
+      },
+    });
+  const counter = (name: string, help: string, read: () => number) =>
+    new Counter({
+      name,
+      help,
+      registers: [...registers],
+      collect() {
+        this.reset();
+        this.inc(read());
+      },
+    });
+  const bySite = (name: string, help: string, read: (room: Room) => number) =>
+    new Gauge({
+      name,
+      help,
+      labelNames: ["site"],
+      registers: [...registers],
+      collect() {
+        this.reset();
+        for (const room of largestSites(rooms).slice(0, MAX_SITE_LABELS)) this.set({ site: room.site }, read(room));
+      },
+    });
+
+  bySite("headcount_visitors_online", "Distinct visitors online", (room) => room.total ?? 0);
+  bySite("headcount_pages_online", "Open pages on this node, observers included", (room) => room.audience.size);
+  gauge("headcount_connections", "Open sockets of this node", () => pages.size);
+  gauge("headcount_stale", "1 while the engine is away", () => Number(pages.stale));
+  counter("headcount_frames_sent_total", "Frames sent to pages", () => pages.stats.frames);
+  counter(
+    "headcount_pings_sent_total",
+    "Pings sent to pages (on Deno the runtime sends them, uncounted)",
+    () => pages.stats.pings,
+  );
+  counter("headcount_pings_lost_total", "Sockets closed because nothing came back", () => pages.stats.silent);
+  counter("headcount_slow_readers_total", "Sockets closed because too much was left unread", () => pages.stats.slow);
+  counter("headcount_journal_errors_total", "Times that the journal could not be written", () => journal.failures);
+  gauge(
+    "headcount_journal_write_seconds",
+    "How long the journal took to be written last",
+    () => journal.writeMs / 1_000,
+  );
+  gauge("process_resident_memory_bytes", "Resident memory", () => process.memoryUsage.rss());
+  gauge("process_start_time_seconds", "When this process started", () => Math.round(performance.timeOrigin / 1_000));
+
+  const own = { registers: [...registers] };
+  const buckets = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2];
+  return {
+    registry: registers[0],
+    tokens: new Counter({ name: "headcount_tokens_total", help: "Tokens granted", ...own }),
+    upgrades: new Counter({ name: "headcount_upgrades_total", help: "Sockets opened", ...own }),
+    refusals: new Counter({
+      name: "headcount_refusals_total",
+      help: "Requests refused",
+      labelNames: ["reason"],
+      ...own,
+    }),
+    broadcast: new Histogram({
+      name: "headcount_broadcast_delay_seconds",
+      help: "From a change to its last frame",
+      buckets,
+      ...own,
+    }),
+    engine: new Histogram({ name: "headcount_engine_seconds", help: "Time to claim a token", buckets, ...own }),
+    engineErrors: new Counter({
+      name: "headcount_engine_errors_total",
+      help: "Tokens that could not be claimed",
+      ...own,
+    }),
+  };
+}
+
+const largestSites = (rooms: Rooms) =>
+  [...rooms.all()].filter((room) => room.page === undefined).toSorted((a, b) => (b.total ?? 0) - (a.total ?? 0));
+
 // ── App ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The routes. Each refusal is a problem document (RFC 9457) that a page on another origin can read.
 
@@ -1223,7 +1581,8 @@ export interface Client {
 }
 
 /** Files made by build.ts, by name. The bundled server carries them inside; from source they are read from `dist/`. */
-export type Assets = Record<"widget.js" | "home.html" | "badge.svg", string>;
+export type Assets = Record<(typeof ASSETS)[number], string>;
+const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"] as const;
 
 export interface Parts {
   readonly settings: Settings;
@@ -1232,8 +1591,11 @@ export interface Parts {
   readonly guard: Guard;
   readonly rooms: Rooms;
   readonly pages: Pages;
+  readonly journal: Journal;
   readonly engine: Engine;
   readonly assets: Assets;
+  /** Of the user `admin`. */
+  readonly password: string;
 }
 
 interface App {
@@ -1249,11 +1611,25 @@ const TokenRequest = v.pipe(
 /** Who only looks has no id. */
 const OBSERVER = { visitor: "", isNew: false };
 const COOKIE_SECONDS = 30 * 86_400;
+const RANGES: Record<string, number> = { hour: 60, day: DAY_MINUTES, week: 7 * DAY_MINUTES, quarter: HISTORY_MINUTES };
+const MAX_POINTS = 720; // of a chart
+const CSP = [
+  "default-src 'none'",
+  "script-src 'self' 'nonce-{{nonce}}'",
+  "style-src 'nonce-{{nonce}}'",
+  "connect-src 'self'",
+  "img-src 'self' data:",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+].join("; ");
 
 /** Builds the routes over the parts; the result's `fetch` wants a `Client` beside each request. */
-export function createApp({ settings, sites, signer, guard, rooms, pages, engine, assets }: Parts): Hono<App> {
+export function createApp(parts: Parts): Hono<App> {
+  const { settings, sites, signer, guard, rooms, pages, journal, engine, assets } = parts;
   const app = new Hono<App>();
-  const widget = precompressed(assets["widget.js"]);
+  const metrics = createMetrics(rooms, pages, journal);
+  pages.onBroadcast = (delayMs) => metrics.broadcast.observe(delayMs / 1_000);
   let salt = { day: "", value: "" };
 
   const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
@@ -1288,10 +1664,47 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     });
   };
 
+  /** A refusal as an answer. */
+  const refuse = (c: Context, reason: Reason, detail?: string): Response => {
+    const [status, title, meaning, retryAfter] = REFUSALS[reason];
+    metrics.refusals.inc({ reason });
+    if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
+    if (status === 426) c.header("Upgrade", "websocket");
+    const problem = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? meaning };
+    return c.json(problem, status, { "Content-Type": "application/problem+json" });
+  };
+
+  /** What the dashboard shows of a site. */
+  const siteState = async ({ site, total, audience }: Room) => ({
+    site,
+    visitors: total,
+    openPages: audience.size,
+    peak: await journal.peak(site),
+    highest: await engine.highest(site),
+    pages: [...rooms.all()]
+      .filter((room) => room.site === site && room.page !== undefined)
+      .map((room) => ({ page: room.page, visitors: room.total }))
+      .toSorted((a, b) => (b.visitors ?? 0) - (a.visitors ?? 0))
+      .slice(0, MAX_SITE_LABELS),
+  });
+
   /** The origin of a request and the site it belongs to: both undefined unless it is allowed. */
   const origins = (c: Context<App>) => {
     const origin = webOrigin(c.req.header("origin"));
     return { origin: origin?.origin, site: sites.byOrigin(origin, hostOf(c)) };
+  };
+
+  /** Claims the token; the engine itself decides what holds while it is away, and so this throws only by mistake. */
+  const spend = async (claims: Claims) => {
+    const start = performance.now();
+    try {
+      return await engine.spend(claims, Date.now());
+    } catch (error) {
+      metrics.engineErrors.inc();
+      throw error;
+    } finally {
+      metrics.engine.observe((performance.now() - start) / 1_000);
+    }
   };
 
   const count = async (site: string, page?: string) =>
@@ -1338,6 +1751,7 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     if (refused !== undefined) return refuse(c, refused);
     const expires = Date.now() + settings.TOKEN_TTL_SECONDS * 1_000;
     const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce() });
+    metrics.tokens.inc();
     c.header("Cache-Control", "no-store");
     if (visitor === "" || settings.IDENTITY === "hash") return c.json({ token });
     const signed = signer.signVisitor(site, visitor);
@@ -1350,12 +1764,14 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     const { origin, site } = origins(c);
     if (origin === undefined || site === undefined) return refuse(c, "origin", foreign(c));
     const claims = signer.readToken(origin, c.req.query("token") ?? "", Date.now());
-    if (claims === undefined || !(await engine.spend(claims, Date.now()))) return refuse(c, "token");
+    if (claims === undefined || !(await spend(claims))) return refuse(c, "token");
     const refused = pages.refusal(site, claims.visitor, c.get("key"));
     if (refused !== undefined) return refuse(c, refused);
     const socket = pages.admit(site, claims, c.get("key"));
+    await pages.refresh(socket).catch(report); // so that peak and reading time are in the first frame
     const response = c.env.upgrade(socket);
     if (response === undefined) pages.closed(socket);
+    else metrics.upgrades.inc();
     return response ?? refuse(c, "handshake");
   });
 
@@ -1378,30 +1794,97 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     });
   });
 
-  app.get("/widget.js", (c) => {
-    const accepted = c.req.header("accept-encoding") ?? "";
-    const encoding = /\bbr\b/.test(accepted) ? "br" : /\bgzip\b/.test(accepted) ? "gzip" : "identity";
-    const headers = {
-      ETag: widget.etag,
-      "Cache-Control": "public, max-age=3600",
-      Vary: "Accept-Encoding",
-    };
-    if (c.req.header("if-none-match")?.includes(widget.etag)) return c.body(null, 304, headers);
-    if (encoding !== "identity") c.header("Content-Encoding", encoding);
-    return c.body(widget[encoding], 200, { ...headers, "Content-Type": "text/javascript; charset=utf-8" });
+  app.get("/reading", async (c) => {
+    const site = siteAskedFor(c);
+    if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
+    const name = c.req.query("page");
+    const page = name === undefined ? undefined : pageName(name);
+    if (name !== undefined && page === undefined) return refuse(c, "page");
+    const sums = await engine.readings(site, page);
+    if (page !== undefined) return c.json(readingOf(sums));
+    const byPage = [...Map.groupBy(sums, (sum) => sum.page)].map(([of, its]) => ({ page: of, ...readingOf(its) }));
+    return c.json({ pages: byPage.toSorted((a, b) => b.seconds - a.seconds) });
   });
 
-  app.get("/", (c) => {
+  for (const name of ["widget.js", "debug.js"] as const) {
+    const script = precompressed(assets[name]);
+    app.get(`/${name}`, (c) => {
+      const encoding = acceptedEncoding(c.req.header("accept-encoding") ?? "");
+      const headers = { ETag: script.etag, "Cache-Control": "public, max-age=3600", Vary: "Accept-Encoding" };
+      if (c.req.header("if-none-match")?.includes(script.etag)) return c.body(null, 304, headers);
+      if (encoding !== "identity") c.header("Content-Encoding", encoding);
+      return c.body(script[encoding], 200, { ...headers, "Content-Type": "text/javascript; charset=utf-8" });
+    });
+  }
+
+  /** A page of the service's own: nothing runs in it, and nothing is loaded into it, but what came with it. */
+  const page = (name: keyof Assets) => (c: Context<App>) => {
     const nonce = randomBytes(16).toString("base64");
     const origin = escapeHtml(`${isSecure(c) ? "https" : "http"}://${hostOf(c)}`);
-    c.header(
-      "Content-Security-Policy",
-      `default-src 'none'; script-src 'self' 'nonce-${nonce}'; style-src 'nonce-${nonce}'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
-    );
+    c.header("Content-Security-Policy", CSP.replaceAll("{{nonce}}", nonce));
     c.header("X-Content-Type-Options", "nosniff");
     c.header("Cache-Control", "no-store");
-    return c.html(assets["home.html"].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
+    return c.html(assets[name].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
+  };
+  app.get("/", page("home.html"));
+  app.get("/check", page("check.html"));
+
+  app.get("/check/request", (c) => {
+    const asked = c.req.query("site");
+    const { origin } = URL.parse(asked?.includes("://") ? asked : `https://${asked}`) ?? {};
+    return c.json({
+      address: c.get("address"),
+      socketAddress: c.env.address,
+      forwardedFor: c.req.header("x-forwarded-for"),
+      forwardedProto: c.req.header("x-forwarded-proto"),
+      trustProxy: settings.TRUST_PROXY,
+      host: hostOf(c),
+      site: asked === undefined ? undefined : sites.byName(asked, hostOf(c)),
+      suggestion: origin === undefined ? undefined : origin.replace(/^https:\/\//, ""),
+      heartbeatSeconds: settings.HEARTBEAT_SECONDS,
+      identity: settings.IDENTITY,
+    });
   });
+
+  const admin: MiddlewareHandler<App> = async (c, next) => {
+    const right = `Basic ${Buffer.from(`admin:${parts.password}`).toString("base64")}`;
+    const refused = guard.password(c.get("key"), c.req.header("authorization"), right);
+    if (refused === "password") c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
+    if (refused !== undefined) return refuse(c, refused);
+    await next();
+  };
+  app.use("/dashboard/*", admin);
+  app.get("/dashboard", page("dashboard.html"));
+  app.get("/dashboard/state", async (c) => {
+    const refusals = (await metrics.refusals.get()).values.map(({ labels, value }) => [labels.reason, value]);
+    return c.json({
+      node: {
+        runtime: typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`,
+        startedAt: new Date(performance.timeOrigin).toISOString(),
+        memory: process.memoryUsage.rss(),
+        connections: pages.size,
+        maxConnections: settings.MAX_CONNECTIONS,
+        engine: settings.REDIS_URL === undefined ? "embedded" : "redis",
+        stale: pages.stale,
+        journalErrors: journal.failures,
+      },
+      sites: await Promise.all(largestSites(rooms).slice(0, MAX_SITE_LABELS).map(siteState)),
+      refusals: Object.fromEntries(refusals),
+    });
+  });
+  app.get("/dashboard/history", async (c) => {
+    const minutes = RANGES[c.req.query("range") ?? "hour"];
+    const site = siteAskedFor(c);
+    if (site === undefined || minutes === undefined) return refuse(c, "unknown");
+    const step = Math.ceil(minutes / MAX_POINTS);
+    const now = Math.floor(Date.now() / MINUTE);
+    const from = now - minutes - ((now - minutes) % step);
+    return c.json({ from, to: now, step, points: await engine.history(site, from, step) });
+  });
+  app.use("/metrics", admin);
+  app.get("/metrics", async (c) =>
+    c.body(await metrics.registry.metrics(), 200, { "Content-Type": Registry.PROMETHEUS_CONTENT_TYPE }),
+  );
 
   app.get("/healthz", (c) => c.text("ok"));
   app.get("/readyz", (c) => (pages.draining ? refuse(c, "draining") : c.text("ok")));
@@ -1412,15 +1895,6 @@ export function createApp({ settings, sites, signer, guard, rooms, pages, engine
     return refuse(c, "error");
   });
   return app;
-}
-
-/** The refusal as an answer. */
-function refuse(c: Context, reason: Reason, detail?: string): Response {
-  const [status, title, meaning, retryAfter] = REFUSALS[reason];
-  if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
-  if (status === 426) c.header("Upgrade", "websocket");
-  const problem = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? meaning };
-  return c.json(problem, status, { "Content-Type": "application/problem+json" });
 }
 
 /** Any page may read any answer: what is public is public, and a refusal is of use only if its page can read it. */
@@ -1443,14 +1917,19 @@ const digest = (text: string) => createHash("sha256").update(text).digest("base6
 
 const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
+/** The best of the encodings that the client accepts (RFC 9110, 12.5.3). */
+function acceptedEncoding(header: string): "br" | "gzip" | "identity" {
+  const accepted = header
+    .split(",")
+    .filter((entry) => !/;\s*q=0(\.0*)?\s*$/.test(entry))
+    .map((entry) => entry.split(";")[0]?.trim());
+  return (["br", "gzip"] as const).find((encoding) => accepted.includes(encoding)) ?? "identity";
+}
+
 function precompressed(text: string) {
   const identity = Buffer.from(text);
-  return {
-    identity,
-    br: brotliCompressSync(identity),
-    gzip: gzipSync(identity, { level: 9 }),
-    etag: `"${digest(text)}"`,
-  };
+  const etag = `"${digest(text)}"`;
+  return { identity, br: brotliCompressSync(identity), gzip: gzipSync(identity, { level: 9 }), etag };
 }
 
 // ── Sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1526,20 +2005,16 @@ const listen: Serve = (app, pages, settings) => {
 
 declare const BUNDLED: Assets | undefined;
 
-const readAsset = (name: keyof Assets) => readFileSync(new URL(`dist/${name}`, import.meta.url), "utf8");
-
 function readAssets(): Assets {
   if (typeof BUNDLED !== "undefined") return BUNDLED;
-  return {
-    "widget.js": readAsset("widget.js"),
-    "home.html": readAsset("home.html"),
-    "badge.svg": readAsset("badge.svg"),
-  };
+  const read = (name: string) => readFileSync(new URL(`dist/${name}`, import.meta.url), "utf8");
+  return Object.fromEntries(ASSETS.map((name) => [name, read(name)])) as Assets;
 }
 
 async function main(): Promise<void> {
   const settings = readSettings(process.env);
   const assets = readAssets();
+  const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
   const engine = await openEngine(settings);
   const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
   const guard = new Guard(settings);
@@ -1550,18 +2025,21 @@ async function main(): Promise<void> {
       stale: (stale) => pages.setStale(stale),
     }),
   );
-  const pages: Pages = new Pages(rooms, guard, settings.HEARTBEAT_SECONDS * 1_000);
+  const sites = new Sites(settings.SITES);
+  const journal = new Journal(engine, rooms, sites);
+  const pages: Pages = new Pages(rooms, guard, journal, settings.HEARTBEAT_SECONDS * 1_000);
   const start = performance.now();
   for (const member of await engine.held()) rooms.hold(member, start + HOLD_MS, start);
-  const app = createApp({ settings, sites: new Sites(settings.SITES), signer, guard, rooms, pages, engine, assets });
+  const app = createApp({ settings, sites, signer, guard, rooms, pages, journal, engine, assets, password });
   const server = listen(app, pages, settings);
   const stopClocks = pages.start();
-  announce(settings, server.port);
+  announce(settings, server.port, password);
   await new Promise((resolve) => ["SIGINT", "SIGTERM"].forEach((signal) => process.once(signal, resolve)));
   log("info", "stopping");
   await engine.hold(rooms.members()).catch(report); // before any page leaves
   await pages.drain();
   stopClocks();
+  await pages.record();
   await engine.close();
   process.exit(0);
 }
@@ -1574,7 +2052,7 @@ async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Pro
 }
 
 /** Says where the service is and what to paste. */
-function announce(settings: Settings, port: number): void {
+function announce(settings: Settings, port: number, password: string): void {
   const host = ["0.0.0.0", "::"].includes(settings.HOST)
     ? "localhost"
     : settings.HOST.includes(":")
@@ -1582,10 +2060,9 @@ function announce(settings: Settings, port: number): void {
       : settings.HOST;
   const url = `http://${host}:${port}/`;
   const snippet = `<span data-headcount>–</span> people here now <script async src="${url}widget.js"></script>`;
-  const password = settings.ADMIN_PASSWORD === undefined ? randomBytes(12).toString("base64url") : undefined;
   if (settings.SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  log("info", "ready", { url, snippet, ...(password !== undefined && { user: "admin", password }) });
+  log("info", "ready", { url, snippet, ...(settings.ADMIN_PASSWORD === undefined && { user: "admin", password }) });
 }
 
 if (import.meta.main) {

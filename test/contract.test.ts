@@ -1058,10 +1058,16 @@ function contract(runtime: Runtime): void {
       for (const [name, value] of Object.entries(wrong)) {
         const named = lines.filter((line) => line.startsWith(`Cannot read ${name}: `));
         expect([name, named.length]).toEqual([name, 1]);
-        expect(named[0]).toContain(JSON.stringify(value));
+        if (name !== "SECRET") expect(named[0]).toContain(JSON.stringify(value));
         expect(named[0]).toMatch(/ is not \S+/);
       }
       expect(lines).toHaveLength(Object.keys(wrong).length);
+    });
+
+    test("a secret is not printed when it is wrong", async () => {
+      const { stderr } = await refuseToStart(runtime, { SECRET: "hunter2", ADMIN_PASSWORD: "hunter3" });
+      expect(stderr).toMatch(/SECRET[^]*ADMIN_PASSWORD/);
+      expect(stderr).not.toMatch(/hunter/);
     });
 
     test("the ready line has the URL and the snippet", async () => {
@@ -1138,6 +1144,22 @@ function contract(runtime: Runtime): void {
         }
         expect(await ended).toBe(0);
       });
+
+    test("a restart has no dip: who was online counts until they are back, or for 15 s", async () => {
+      const service = await start({ DATA: temporaryFolder(), GRACE_SECONDS: grace });
+      const visitors = [1, 2, 3].map(() => new Visitor(service.url, "http://localhost"));
+      for (const visitor of visitors) await visitor.open();
+      await service.stop("SIGTERM");
+      await service.start();
+      const began = performance.now();
+      const observer = await new Visitor(service.url, "http://localhost").open("/", { observe: true });
+      expect(observer.frames[0]).toMatchObject({ site: 3, page: 3 });
+      const back = await visitors[0]!.open();
+      expect(back.frames[0]).toMatchObject({ site: 3, page: 3 });
+      await observer.shows({ site: 1, page: 1 }, 17_000);
+      expect(performance.now() - began).toBeGreaterThan(13_000);
+      expect(observer.frames.flatMap(({ site }) => site ?? [])).toEqual([3, 1]);
+    });
 
     test("SIGTERM ends it within 10 s with a page that does not answer", async () => {
       const service = await start();

@@ -6,6 +6,7 @@ import {
   EmbeddedEngine,
   Guard,
   hashVisitor,
+  Journal,
   limitKey,
   pageName,
   Pages,
@@ -236,15 +237,22 @@ describe("routes", () => {
     const settings = readSettings({ SITES: "example.com", ...environment });
     const guard = new Guard(settings);
     const rooms = new Rooms(5_000);
-    const pages = new Pages(rooms, guard, 25_000);
     const engine = new EmbeddedEngine(":memory:", 30_000);
+    const sites = new Sites(settings.SITES);
+    const journal = new Journal(engine, rooms, sites);
+    const pages = new Pages(rooms, guard, journal, 25_000);
+    const html = "<p nonce={{nonce}}>{{origin}}";
     const assets = {
       "widget.js": "/* widget */",
-      "home.html": "<p nonce={{nonce}}>{{origin}}",
+      "debug.js": "/* debug */",
+      "home.html": html,
+      "dashboard.html": html,
+      "check.html": html,
       "badge.svg": "<svg>{{count}}</svg>",
     };
+    const password = "correct horse";
     const signer = new Signer("a secret of some length");
-    const app = createApp({ settings, sites: new Sites(settings.SITES), signer, guard, rooms, pages, engine, assets });
+    const app = createApp({ settings, sites, signer, guard, rooms, pages, journal, engine, assets, password });
     const admitted: Socket[] = [];
     const upgrade = (socket: Socket) => {
       admitted.push(socket);

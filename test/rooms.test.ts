@@ -24,7 +24,7 @@ function setUp(graceMs = GRACE) {
     tick: (ms = 0) => {
       const end = clock.now + ms;
       for (;;) {
-        for (const { room, count } of rooms.tick(clock.now)) told.push(`${room.page ?? room.site}=${count}`);
+        for (const room of rooms.tick(clock.now)) told.push(`${room.page ?? room.site}=${room.total}`);
         if (clock.now >= end) return told.splice(0).toSorted().toReversed(); // the site first
         clock.now = Math.min(end, clock.now + SCAN);
       }
@@ -167,7 +167,7 @@ describe("rooms", () => {
     expect(page.site.total).toBeUndefined();
     expect(rooms.tick(0)).toEqual([]);
     rooms.setTotal(page.site, 7, 1);
-    expect(rooms.tick(1)).toEqual([{ room: page.site, count: 7 }]);
+    expect(rooms.tick(1)).toEqual([page.site]);
     rooms.close(page, 2);
     rooms.tick(2 + GRACE);
     expect(changes).toEqual(["ann out /", "shut /", "ann out example.com", "shut example.com"]);

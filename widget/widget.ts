@@ -158,7 +158,7 @@ function headcount(script: HTMLScriptElement) {
       if (signal.aborted) return;
       failures = 0;
       if (refusal.status === 403) {
-        const problem = await refusal.json();
+        const problem = await refusal.json().catch(() => ({ title: "403", detail: server }));
         halt(problem.title + ": " + problem.detail);
       } else lose(refusal.headers?.get("Retry-After") * 1000 || 0);
     }

@@ -1,0 +1,98 @@
+/**
+ * widget/ → dist/: the widget, the pages with their styles and scripts put inline, and the service as one file.
+ * Prints the sizes; fails when the widget is over its budget. Runs on Bun and on Deno.
+ */
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { brotliCompressSync, gzipSync } from "node:zlib";
+import { type BuildOptions, buildSync } from "esbuild";
+
+/** Bytes of Brotli, paid by every visitor of every site. Lower it when the widget gets smaller; never raise it. */
+const WIDGET_BUDGET = 1500;
+
+const here = import.meta.dirname;
+
+/** One entry point and all it imports, as one text. */
+function bundle(entry: string, options: BuildOptions): string {
+  const { outputFiles } = buildSync({
+    absWorkingDir: here,
+    entryPoints: [entry],
+    bundle: true,
+    write: false,
+    legalComments: "none",
+    logLevel: "error",
+    ...options,
+  });
+  return outputFiles![0]!.text.trim();
+}
+
+/** A script or a style sheet for browsers: minified, and the script without names of its own in the page. */
+export function browser(entry: string): string {
+  // Without `tsconfigRaw`, esbuild writes "use strict" into every script, as tsconfig.json asks: bytes without effect.
+  return bundle(entry, { minify: true, format: "iife", target: "es2020", tsconfigRaw: "{}" });
+}
+
+/**
+ * A page as one text: `<link rel="stylesheet" href="x.css">` and `<script src="x.ts"></script>` of its own folder become
+ * inline elements with the nonce that a strict CSP asks for. The service fills `{{nonce}}` and `{{origin}}` in.
+ */
+function page(entry: string): string {
+  const local = (name: string) => browser(join(dirname(entry), name));
+  return readFileSync(join(here, entry), "utf8")
+    .replace(/<link rel="stylesheet" href="([\w.-]+\.css)" *\/?>/g, (_, name) => {
+      return `<style nonce="{{nonce}}">${local(name)}</style>`;
+    })
+    .replace(/<script src="([\w.-]+\.ts)"><\/script>/g, (_, name) => {
+      return `<script nonce="{{nonce}}">${local(name)}</script>`;
+    })
+    .replace(/<!--[^]*?-->/g, "")
+    .replace(/\n\s+/g, "\n");
+}
+
+/** The service with all it needs inside: runtime modules stay outside, and `BUNDLED` holds the assets. */
+function service(entry: string, assets: Record<string, string>): string {
+  return bundle(entry, {
+    platform: "node",
+    format: "esm",
+    target: "esnext",
+    external: ["bun", "bun:*"],
+    define: { BUNDLED: JSON.stringify(assets) },
+    // CommonJS packages ask for runtime modules by `require`, which a module does not have on Deno.
+    banner: { js: 'import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);' },
+  });
+}
+
+/** Bytes as they are, by gzip, and by Brotli at its highest quality, which is Node's default. */
+function report(files: Record<string, string>) {
+  const rows = Object.entries(files).map(([name, text]) => [
+    name,
+    Buffer.byteLength(text),
+    gzipSync(text, { level: 9 }).length,
+    brotliCompressSync(text).length,
+  ]);
+  for (const [name, ...sizes] of [["dist/", "bytes", "gzip", "brotli"], ...rows]) {
+    console.log(String(name).padEnd(12) + sizes.map((size) => String(size).padStart(10)).join(""));
+  }
+}
+
+function main() {
+  const assets = {
+    "widget.js": browser("widget/widget.ts"),
+    "home.html": page("widget/home.html"),
+    "badge.svg": page("widget/badge.svg"),
+  };
+  const files: Record<string, string> = { ...assets };
+  if (existsSync(join(here, "server.ts"))) files["server.js"] = service("server.ts", assets);
+
+  mkdirSync(join(here, "dist"), { recursive: true });
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(here, "dist", name), text);
+  report(files);
+
+  const over = brotliCompressSync(assets["widget.js"]).length - WIDGET_BUDGET;
+  if (over > 0) {
+    console.error(`Cannot ship widget.js: ${over} bytes over its budget of ${WIDGET_BUDGET} (Brotli)`);
+    process.exit(1);
+  }
+}
+
+if (import.meta.main) main();
