@@ -7,19 +7,21 @@
  * The ideas, smallest first:
  *
  *   visitor   a browser, known by a random id that this service has signed. Never a tab, a socket or an address.
- *   page      a name on a site ("/about"). An OpenPage is one tab showing it: one socket, one visitor, one page.
+ *   page      a name on a site ("/about"). An open page is one tab showing it: one visitor, one socket.
  *   site      an entry of SITES, chosen by the Origin header, which a browser does not let its pages forge.
- *   room      whatever has a number of its own: a site, or one page of it. Its members are visitors, and each is there
- *             once, however many pages they hold open. Its audience are the open pages that show its number.
+ *   room      whatever has a number of its own: a site, or one page of it. Its members are visitors, each there once,
+ *             however many pages they hold open. Its audience are the open pages that show its number.
  *   token     a signed, single-use ticket from `POST /token` to `GET /ws`, so that every refusal can be read by the page
  *             as an HTTP answer, and nobody opens sockets without having been weighed.
- *   engine    what must outlive this process, or be agreed upon by several: secrets and spent tokens.
+ *   engine    what must outlive this process, or be agreed upon by several: secrets, spent tokens, the journal's sums.
+ *   journal   how long pages are read, and how many people were online when.
  *
- * Who owns what: `Rooms` owns who is counted and what is to be published, and nothing else can change a number. `Pages`
- * owns the sockets. `Guard` owns the limits. Time is an argument wherever it matters, and so a test of a minute takes none.
+ * Who owns what: `Rooms` owns who is counted and what is to be told, and nothing else can change a number. `Pages` owns
+ * the sockets, `Guard` the limits, `Journal` the past. Time is an argument wherever it matters: a test of a minute takes
+ * none.
  *
- * Deliberately absent: a window ("in the last 5 minutes"), polling, per-visitor timers, buffering for slow readers (they
- * are closed and come back), and any trust in what a page says about itself other than its name.
+ * Deliberately absent: a window ("in the last 5 minutes"), polling, timers of single visitors, buffering for slow readers
+ * (they are closed and come back), and trust in anything that a page says about itself other than its name.
  */
 
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
@@ -40,16 +42,20 @@ import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import * as v from "valibot";
 
 // ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
-// The environment, read once at the start. All that is wrong is said at once, then the program does not start.
+// The environment, read once at the start. All that is wrong is said at once, and then the program does not start.
 
-const integer = (min: number, max: number, expected: string) =>
-  v.pipe(
+const integer = (min: number, max: number, what = "a number") => {
+  const expected = `${what} (${min}–${max})`;
+  return v.pipe(
     v.string(),
-    v.regex(/^\d{1,9}$/, expected),
+    v.regex(/^\d+$/, expected),
     v.transform(Number),
     v.minValue(min, expected),
     v.maxValue(max, expected),
   );
+};
+const limit = () => integer(1, 10_000_000);
+
 /** A list, by commas or spaces, each entry read by `parse`, which answers undefined to what it cannot read. */
 const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
   v.pipe(
@@ -63,31 +69,33 @@ const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
     v.check((entries) => !entries.includes(undefined), expected),
     v.transform((entries) => entries.filter((entry) => entry !== undefined)),
   );
-
-const SITES = "a list of sites such as example.com, https://example.com:8443 or *.example.com";
-const BLOCKS = "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32";
+const siteList = listOf(
+  (entry) => parseSite(entry),
+  "a list of sites such as example.com, https://example.com:8443 or *.example.com",
+);
+const blockList = listOf(
+  (entry) => parseBlock(entry),
+  "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32",
+);
 
 const Environment = v.object({
-  PORT: v.optional(integer(0, 65_535, "a port (0–65535)"), "3000"),
+  PORT: v.optional(integer(0, 65_535, "a port"), "3000"),
   HOST: v.optional(v.string(), "0.0.0.0"),
-  SITES: v.optional(listOf((entry) => parseSite(entry), SITES)),
+  SITES: v.optional(siteList),
   SECRET: v.optional(v.pipe(v.string(), v.minLength(16, "a secret of at least 16 characters"))),
-  TRUST_PROXY: v.optional(integer(0, 16, "the number of proxies in front (0–16)"), "0"),
-  DENY: v.optional(
-    listOf((entry) => parseBlock(entry), BLOCKS),
-    "",
-  ),
+  TRUST_PROXY: v.optional(integer(0, 16, "the number of proxies in front"), "0"),
+  DENY: v.optional(blockList, ""),
   DATA: v.optional(v.string(), "./data"),
   REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
   ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
-  GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds (0–3600)"), "5"),
-  HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds (1–120)"), "25"), // two periods < nginx's 60 s
-  TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds (1–3600)"), "30"),
-  MAX_PAGES_PER_VISITOR: v.optional(integer(1, 1_000_000, "a number of pages (1–1000000)"), "20"),
-  MAX_PAGES_PER_IP: v.optional(integer(1, 1_000_000, "a number of pages (1–1000000)"), "200"),
-  MAX_TOKENS_PER_IP: v.optional(integer(1, 1_000_000, "a number of tokens a minute (1–1000000)"), "120"),
-  MAX_VISITORS_PER_IP: v.optional(integer(1, 1_000_000, "a number of visitors a minute (1–1000000)"), "60"),
-  MAX_CONNECTIONS: v.optional(integer(1, 10_000_000, "a number of connections (1–10000000)")),
+  GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
+  HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them < 60 s, nginx's patience
+  TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds"), "30"),
+  MAX_PAGES_PER_VISITOR: v.optional(limit(), "20"),
+  MAX_PAGES_PER_IP: v.optional(limit(), "200"), // an office, or a school
+  MAX_TOKENS_PER_IP: v.optional(limit(), "120"),
+  MAX_VISITORS_PER_IP: v.optional(limit(), "60"),
+  MAX_CONNECTIONS: v.optional(limit()),
   IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
   COUNT_BOTS: v.optional(v.picklist(["true", "false"], "true or false"), "false"),
 });
@@ -100,14 +108,11 @@ export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: nu
  */
 export function readSettings(environment: Record<string, string | undefined>): Settings {
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
-  const result = v.safeParse(Environment, given);
-  if (result.success)
-    return { ...result.output, MAX_CONNECTIONS: result.output.MAX_CONNECTIONS ?? Math.floor(openFilesLimit() * 0.9) };
-  const wrong = new Map(result.issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
+  const { success, output, issues } = v.safeParse(Environment, given);
+  if (success) return { ...output, MAX_CONNECTIONS: output.MAX_CONNECTIONS ?? Math.floor(openFilesLimit() * 0.9) };
+  const wrong = new Map(issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
   throw new Error(
-    [...wrong]
-      .map(([name, expected]) => `Cannot read ${name}: ${shown(name, given[name])} is not ${expected}`)
-      .join("\n"),
+    [...wrong].map(([name, what]) => `Cannot read ${name}: ${shown(name, given[name])} is not ${what}`).join("\n"),
   );
 }
 
@@ -124,27 +129,38 @@ function openFilesLimit(): number {
   }
 }
 
-type Level = "info" | "warn" | "error";
-
-/** Writes one line for one event: words on a terminal, JSON elsewhere. Values are always escaped, so nobody forges a line. */
-export function log(level: Level, event: string, fields: Record<string, unknown> = {}): void {
+/** Writes a line for an event: words on a terminal, JSON elsewhere. Values are escaped, so that nobody forges a line. */
+export function log(level: "info" | "warn" | "error", event: string, fields: Record<string, unknown> = {}): void {
+  const words = Object.entries(fields).map(([key, value]) => ` ${key}=${JSON.stringify(value)}`);
   const line = process.stdout.isTTY
-    ? [
-        level === "info" ? "" : `${level}: `,
-        event,
-        ...Object.entries(fields).map(([key, value]) => ` ${key}=${JSON.stringify(value)}`),
-      ].join("")
+    ? `${level === "info" ? "" : `${level}: `}${event}${words.join("")}`
     : JSON.stringify({ time: new Date().toISOString(), level, event, ...fields });
   process.stdout.write(`${line}\n`);
 }
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
+/** The one place where failures without a caller end up. */
+export function report(error: unknown): void {
+  log("error", "unexpected error", { message: messageOf(error), stack: error instanceof Error ? error.stack : "" });
+}
+
+/** Makes a callback of timers and sockets safe: an exception in one of them would end the process on Deno. */
+function contain<Args extends unknown[]>(callback: (...args: Args) => void): (...args: Args) => void {
+  return (...args) => {
+    try {
+      callback(...args);
+    } catch (error) {
+      report(error);
+    }
+  };
+}
+
 // ── Names and addresses ─────────────────────────────────────────────────────────────────────────────────────────────
 // Pure functions that decide which site, page and address a request is about. Nothing a client sends is used as it is.
 
 /** One entry of SITES. `name` is what the site is called everywhere; all origins that match are counted together. */
-export interface Site {
+export interface SiteRule {
   readonly name: string;
   matches(origin: URL): boolean;
 }
@@ -153,56 +169,39 @@ export interface Site {
  * `example.com` → http and https on their default ports (any port for localhost) · `https://example.com:8443` → exactly
  * that · `*.example.com` → the apex and every subdomain · anything else → undefined
  */
-export function parseSite(entry: string): Site | undefined {
-  if (entry.includes("://")) {
-    const url = URL.parse(entry);
-    if (
-      url === null ||
-      !isWeb(url) ||
-      url.pathname !== "/" ||
-      url.search !== "" ||
-      url.hash !== "" ||
-      url.username !== ""
-    )
-      return undefined;
-    return { name: url.origin, matches: (origin) => origin.origin === url.origin };
-  }
+export function parseSite(entry: string): SiteRule | undefined {
   const wildcard = entry.startsWith("*.");
-  const host = URL.parse(`http://${wildcard ? entry.slice(2) : entry}`);
-  if (
-    host === null ||
-    host.host !== host.href.slice("http://".length, -1) ||
-    host.port !== "" ||
-    host.host.includes("*")
-  )
-    return undefined;
-  const name = host.hostname;
+  const exact = entry.includes("://");
+  const url = webUrl(exact ? entry : `http://${wildcard ? entry.slice(2) : entry}`);
+  if (url === undefined || url.href !== `${url.origin}/` || url.host.includes("*")) return undefined; // a path, a user …
+  const name = url.hostname;
+  if (exact) return { name: url.origin, matches: (origin) => origin.origin === url.origin };
+  if (url.port !== "") return undefined;
   if (wildcard)
-    return { name: `*.${name}`, matches: (origin) => origin.port === "" && `.${origin.hostname}`.endsWith(`.${name}`) };
-  return { name, matches: (origin) => origin.hostname === name && (origin.port === "" || name === "localhost") };
+    return {
+      name: entry.toLowerCase(),
+      matches: ({ port, hostname }) => port === "" && `.${hostname}`.endsWith(`.${name}`),
+    };
+  return { name, matches: ({ port, hostname }) => hostname === name && (port === "" || name === "localhost") };
 }
 
-const isWeb = (url: URL) => url.protocol === "https:" || url.protocol === "http:";
-
-/** An Origin or Referer header as a URL; undefined where it is missing, `null`, or not of the web. */
-function webOrigin(header: string | undefined): URL | undefined {
-  const url = header === undefined ? null : URL.parse(header);
-  return url === null || !isWeb(url) ? undefined : url;
+/** An Origin or Referer as a URL; undefined where it is missing, `null`, or not of the web. */
+function webUrl(text: string | undefined): URL | undefined {
+  const url = text === undefined ? null : URL.parse(text);
+  return url?.protocol === "https:" || url?.protocol === "http:" ? url : undefined;
 }
 
+const LOOPBACK = new Set(["localhost", "127.0.0.1", "[::1]"]);
 /** The site while SITES is unset: the same machine, so that it works out of the box and is closed to everybody else. */
-const LOCALHOST: Site = {
-  name: "localhost",
-  matches: (origin) => ["localhost", "127.0.0.1", "[::1]"].includes(origin.hostname),
-};
+const LOCALHOST: SiteRule = { name: "localhost", matches: ({ hostname }) => LOOPBACK.has(hostname) };
 
-/** Finds sites by Origin or by name. SITES come first, then the service's own origin, then (with SITES unset) localhost. */
+/** Finds sites by origin or name. SITES come first, then the service's own origin, then (with SITES unset) localhost. */
 export class Sites {
-  readonly #entries: readonly Site[];
-  readonly #fallback: readonly Site[];
+  readonly #entries: readonly SiteRule[];
+  readonly #fallback: readonly SiteRule[];
 
   /** @param entries SITES, or undefined where that is unset */
-  constructor(entries: readonly Site[] | undefined) {
+  constructor(entries: readonly SiteRule[] | undefined) {
     this.#entries = entries ?? [];
     this.#fallback = entries === undefined ? [LOCALHOST] : [];
   }
@@ -210,27 +209,22 @@ export class Sites {
   /** The name of the site that an origin belongs to; `host` is the Host header of the same request. */
   byOrigin(origin: URL | undefined, host: string): string | undefined {
     if (origin === undefined) return undefined;
-    const matches = (site: Site) => site.matches(origin);
-    return (
-      this.#entries.find(matches)?.name ??
-      (origin.host === ownHost(host, origin) ? origin.host : this.#fallback.find(matches)?.name)
-    );
+    const isIt = (site: SiteRule) => site.matches(origin);
+    const isOwn = origin.host === URL.parse(`${origin.protocol}//${host}`)?.host; // whatever the case and default port
+    return this.#entries.find(isIt)?.name ?? (isOwn ? origin.host : this.#fallback.find(isIt)?.name);
   }
 
   /** Whether SITES has an entry of this name; the service's own site has none. */
   lists(name: string): boolean {
-    return [...this.#entries, ...this.#fallback].some((site) => site.name === name);
+    return this.#entries.concat(this.#fallback).some((site) => site.name === name);
   }
 
   /** The site of this name, if there is one. A host that an entry covers names that entry's site. */
   byName(name: string, host: string): string | undefined {
-    if (this.lists(name)) return name;
-    return this.byOrigin(webOrigin(`https://${name}`), host) ?? (name === host ? name : undefined);
+    if (this.lists(name) || name === host) return name;
+    return this.byOrigin(webUrl(`https://${name}`), host);
   }
 }
-
-/** The Host header as a URL would write it: lower case, without the default port of the origin's scheme. */
-const ownHost = (host: string, origin: URL) => URL.parse(`${origin.protocol}//${host}`)?.host;
 
 const MAX_PAGE_NAME = 1_024;
 // oxlint-disable-next-line no-control-regex -- these are what must not be stored, logged or shown
@@ -257,9 +251,8 @@ type Block = readonly [ipaddr.IPv4 | ipaddr.IPv6, bits: number];
 /** `192.0.2.1` or `192.0.2.0/24` or `2001:db8::/32` → a block; anything else → undefined. IPv4-mapped IPv6 is IPv4. */
 function parseBlock(entry: string): Block | undefined {
   if (ipaddr.isValidCIDR(entry)) return ipaddr.parseCIDR(entry);
-  if (!ipaddr.isValid(entry)) return undefined;
-  const address = ipaddr.process(entry);
-  return [address, address.kind() === "ipv4" ? 32 : 128];
+  const address = ipaddr.isValid(entry) ? ipaddr.process(entry) : undefined;
+  return address && [address, address.kind() === "ipv4" ? 32 : 128];
 }
 
 /**
@@ -268,26 +261,22 @@ function parseBlock(entry: string): Block | undefined {
  */
 export function clientAddress(socket: string, forwardedFor: string | undefined, hops: number): string {
   const claimed = hops > 0 ? forwardedFor?.split(",").at(-hops)?.trim() : undefined;
-  return canonical(claimed) ?? canonical(socket) ?? "0.0.0.0";
+  const address = claimed !== undefined && ipaddr.isValid(claimed) ? claimed : socket;
+  return ipaddr.isValid(address) ? ipaddr.process(address).toString() : "0.0.0.0";
 }
-
-function canonical(address: string | undefined): string | undefined {
-  if (address === undefined || !ipaddr.isValid(address)) return undefined;
-  return ipaddr.process(address).toString();
-}
-
-/** An address for a log line: enough to see a pattern, too little to name a household. */
-const coarse = (address: string) => address.replace(/\.\d+$/, ".x");
 
 /** What limits are counted by: an IPv4 address as it is, an IPv6 one by its /64, since one household owns all of that. */
 export function limitKey(address: string): string {
   return address.includes(":") ? `${ipaddr.IPv6.networkAddressFromCIDR(`${address}/64`).toString()}/64` : address;
 }
 
+/** An address for a log line: enough to see a pattern, too little to name a household. */
+const coarse = (address: string) => address.replace(/\.\d+$/, ".x");
+
 // ── Visitors and tokens ─────────────────────────────────────────────────────────────────────────────────────────────
 // Both are plain text with an HMAC-SHA256 over all they mean, so that nothing about them has to be remembered here.
 
-/** What a token promises about the socket it opens. `visitor` is "" for a page that only observes. */
+/** What a token promises about the socket that it opens. `visitor` is "" for a page that only observes. */
 export interface Claims {
   readonly visitor: string;
   readonly page: string;
@@ -306,17 +295,6 @@ export class Signer {
     this.#secret = secret;
   }
 
-  /** The first 128 bits of the HMAC over a list of texts; a list, so that no two meanings share one signature. */
-  #sign(...parts: string[]): string {
-    return createHmac("sha256", this.#secret).update(JSON.stringify(parts)).digest("base64url").slice(0, 22);
-  }
-
-  #verify(signature: string, ...parts: string[]): boolean {
-    const given = Buffer.from(signature);
-    const right = Buffer.from(this.#sign(...parts));
-    return given.length === right.length && timingSafeEqual(given, right);
-  }
-
   /** `id.signature`: what a browser keeps. The signature covers the site, so an id is worth nothing on another one. */
   signVisitor(site: string, id: string): string {
     return `${id}.${this.#sign("visitor", site, id)}`;
@@ -328,29 +306,39 @@ export class Signer {
     return rest.length === 0 && id.length === 22 && this.#verify(signature, "visitor", site, id) ? id : undefined;
   }
 
-  /** The token is bound to the Origin by its signature: whoever presents it must send the same Origin again. */
-  signToken(origin: string, claims: Claims): string {
-    const payload = Buffer.from(JSON.stringify([claims.visitor, claims.page, claims.expires, claims.nonce])).toString(
-      "base64url",
-    );
+  /** The token is bound to the origin by its signature: whoever presents it must send the same Origin again. */
+  signToken(origin: string, { visitor, page, expires, nonce }: Claims): string {
+    const payload = Buffer.from(JSON.stringify([visitor, page, expires, nonce])).toString("base64url");
     return `${payload}.${this.#sign("token", origin, payload)}`;
   }
 
-  /** The claims, or undefined for a token that is forged, of another Origin, or past its time. */
+  /** The claims, or undefined for a token that is forged, of another origin, or past its time. */
   readToken(origin: string, token: string, now: number): Claims | undefined {
     const [payload = "", signature = "", ...rest] = token.split(".");
     if (rest.length > 0 || !this.#verify(signature, "token", origin, payload)) return undefined;
     const [visitor, page, expires, nonce] = v.parse(Payload, JSON.parse(Buffer.from(payload, "base64url").toString()));
     return expires > now ? { visitor, page, expires, nonce } : undefined;
   }
+
+  /** The first 128 bits of the HMAC over a list of texts; a list, so that no two meanings share one signature. */
+  #sign(...parts: string[]): string {
+    return hmac(this.#secret, parts);
+  }
+
+  #verify(signature: string, ...parts: string[]): boolean {
+    const given = Buffer.from(signature);
+    const right = Buffer.from(this.#sign(...parts));
+    return given.length === right.length && timingSafeEqual(given, right);
+  }
 }
+
+const hmac = (key: string, parts: string[]) =>
+  createHmac("sha256", key).update(JSON.stringify(parts)).digest("base64url").slice(0, 22);
+const digest = (text: string) => createHash("sha256").update(text).digest("base64url").slice(0, 22);
 
 /** A visitor for IDENTITY=hash: the same browser gives the same id for a day, and nothing is kept in it. */
 export function hashVisitor(salt: string, site: string, address: string, userAgent: string): string {
-  return createHmac("sha256", salt)
-    .update(JSON.stringify([site, limitKey(address), userAgent]))
-    .digest("base64url")
-    .slice(0, 22);
+  return hmac(salt, [site, limitKey(address), userAgent]);
 }
 
 /** 48 random bits: with a million tokens alive, one newcomer in 280 million meets a namesake, and asks again. */
@@ -361,7 +349,7 @@ const newSecret = () => randomBytes(32).toString("base64url");
 // ── Guard ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 // Who is turned away, and how it is said. Every table has a fixed upper size: a flood costs its sender, not this memory.
 
-/** Every reason to refuse: status, title, what it means to whoever runs the page, and the seconds to wait, if waiting helps. */
+/** Every reason to refuse: status, title, what it means to whoever runs the page, and the seconds to wait if that helps. */
 const REFUSALS = {
   address: [403, "Address denied", "This address is on the deny list (DENY), or asked far too often", 600],
   bot: [403, "Crawlers are not counted", "The User-Agent is that of a crawler or a headless browser (COUNT_BOTS)"],
@@ -372,27 +360,14 @@ const REFUSALS = {
   handshake: [400, "Handshake not valid", "The WebSocket handshake is broken"],
   password: [401, "Password needed", "This is for the operator: the user is admin, the password ADMIN_PASSWORD"],
   unknown: [404, "Not found", "There is nothing here by this name"],
+  site: [404, "Site not found", "This is none of the SITES of this service"],
   size: [413, "Request too large", "The body may have 4,096 bytes"],
-  upgrade: [
-    426,
-    "Upgrade required",
-    "This is for WebSockets. If it was one, a proxy in between dropped its Upgrade header",
-  ],
+  upgrade: [426, "Upgrade required", "This is for WebSockets; or else a proxy in between dropped the Upgrade header"],
   guesses: [429, "Too many wrong passwords", "This address gave ten wrong passwords in a minute", 60],
   tokens: [429, "Too many token requests", "This address asked more often than it may (MAX_TOKENS_PER_IP)", 60],
-  visitors: [
-    429,
-    "Too many new visitors",
-    "This address brought more new visitors than it may (MAX_VISITORS_PER_IP)",
-    60,
-  ],
-  pages_per_visitor: [
-    429,
-    "Too many open pages",
-    "This visitor has all the pages open that one may (MAX_PAGES_PER_VISITOR)",
-    30,
-  ],
-  pages_per_ip: [429, "Too many open pages", "This address has all the pages open that one may (MAX_PAGES_PER_IP)", 30],
+  visitors: [429, "Too many new visitors", "This address brought more of them than it may (MAX_VISITORS_PER_IP)", 60],
+  visitor_pages: [429, "Too many open pages", "This visitor has all the pages open it may (MAX_PAGES_PER_VISITOR)", 30],
+  address_pages: [429, "Too many open pages", "This address has all the pages open it may (MAX_PAGES_PER_IP)", 30],
   error: [500, "Internal error", "The service has noted what went wrong"],
   full: [503, "Full", "This service has all the pages open that it may (MAX_CONNECTIONS)", 30],
   draining: [503, "Restarting", "This service is about to restart", 5],
@@ -401,37 +376,26 @@ const REFUSALS = {
 /** Why somebody was turned away. */
 export type Reason = keyof typeof REFUSALS;
 
-const TABLE_SIZE = 50_000; // addresses a table remembers; about 4 MB when full
 const MINUTE = 60_000;
-const BAN_MS = 10 * MINUTE;
+const TABLE_SIZE = 50_000; // addresses a table remembers; about 4 MB when full
 const MAX_GUESSES = 10; // wrong passwords a minute and address
 
-/** Counts events by key in windows that begin with a key's first event. */
-class Windows {
-  readonly #counts: LRUCache<string, number>;
+/** Counts by key in windows that begin with a key's first event. */
+const windows = (ttl: number) => new LRUCache<string, number>({ max: TABLE_SIZE, ttl });
 
-  constructor(ttl: number) {
-    this.#counts = new LRUCache({ max: TABLE_SIZE, ttl });
-  }
-
-  /** Counts one more and returns how many that makes in this window. */
-  hit(key: string): number {
-    const count = this.count(key) + 1;
-    this.#counts.set(key, count, { noUpdateTTL: true });
-    return count;
-  }
-
-  count(key: string): number {
-    return this.#counts.get(key) ?? 0;
-  }
+/** Counts one more and returns how many that makes in this window. */
+function hit(counts: LRUCache<string, number>, key: string): number {
+  const count = (counts.get(key) ?? 0) + 1;
+  counts.set(key, count, { noUpdateTTL: true });
+  return count;
 }
 
 export class Guard {
   readonly #settings: Settings;
-  readonly #tokens = new Windows(MINUTE);
-  readonly #visitors = new Windows(MINUTE);
-  readonly #bans = new Windows(BAN_MS);
-  readonly #guesses = new Windows(MINUTE);
+  readonly #tokens = windows(MINUTE);
+  readonly #visitors = windows(MINUTE);
+  readonly #guesses = windows(MINUTE);
+  readonly #bans = windows(10 * MINUTE);
   readonly #openPages = new Map<string, number>(); // bounded by MAX_CONNECTIONS
 
   constructor(settings: Settings) {
@@ -440,43 +404,39 @@ export class Guard {
 
   /** The deny list and the temporary bans; asked before anything else. */
   address(address: string): Reason | undefined {
-    if (this.#bans.count(limitKey(address)) > 0) return "address";
+    if (this.#bans.has(limitKey(address))) return "address";
     if (this.#settings.DENY.length === 0) return undefined;
     const parsed = ipaddr.process(address);
-    const denied = this.#settings.DENY.some(
-      ([block, bits]) => block.kind() === parsed.kind() && parsed.match(block, bits),
-    );
-    return denied ? "address" : undefined;
+    const isIn = ([block, bits]: Block) => block.kind() === parsed.kind() && parsed.match(block, bits);
+    return this.#settings.DENY.some(isIn) ? "address" : undefined;
   }
 
   /** A token request. Ten times over the limit is no mistake any more: the address is denied for ten minutes. */
   tokenRequest(key: string): Reason | undefined {
-    const requests = this.#tokens.hit(key);
-    if (requests > this.#settings.MAX_TOKENS_PER_IP * 10) {
-      this.#bans.hit(key);
+    const requests = hit(this.#tokens, key);
+    if (requests > this.#settings.MAX_TOKENS_PER_IP * 10 && hit(this.#bans, key) === 1)
       log("warn", "address denied for ten minutes", { address: coarse(key), requests });
-    }
     return requests > this.#settings.MAX_TOKENS_PER_IP ? "tokens" : undefined;
   }
 
   newVisitor(key: string): Reason | undefined {
-    return this.#visitors.hit(key) > this.#settings.MAX_VISITORS_PER_IP ? "visitors" : undefined;
+    return hit(this.#visitors, key) > this.#settings.MAX_VISITORS_PER_IP ? "visitors" : undefined;
   }
 
   /** Somebody gave a password. Who was wrong ten times in a minute is not even listened to. */
   password(key: string, given: string | undefined, right: string): Reason | undefined {
-    if (this.#guesses.count(key) >= MAX_GUESSES) return "guesses";
-    if (given === undefined) return "password";
-    const matches = timingSafeEqual(Buffer.from(digest(given)), Buffer.from(digest(right)));
-    if (!matches) this.#guesses.hit(key);
-    return matches ? undefined : "password";
+    if ((this.#guesses.get(key) ?? 0) >= MAX_GUESSES) return "guesses";
+    if (given !== undefined && timingSafeEqual(Buffer.from(digest(given)), Buffer.from(digest(right))))
+      return undefined;
+    if (given !== undefined) hit(this.#guesses, key);
+    return "password";
   }
 
   /** Whether one more page may open: `pages` are the visitor's open ones, `connections` everybody's. */
   onePageMore(key: string, pages: number, connections: number): Reason | undefined {
     if (connections >= this.#settings.MAX_CONNECTIONS) return "full";
-    if (pages >= this.#settings.MAX_PAGES_PER_VISITOR) return "pages_per_visitor";
-    return (this.#openPages.get(key) ?? 0) >= this.#settings.MAX_PAGES_PER_IP ? "pages_per_ip" : undefined;
+    if (pages >= this.#settings.MAX_PAGES_PER_VISITOR) return "visitor_pages";
+    return (this.#openPages.get(key) ?? 0) >= this.#settings.MAX_PAGES_PER_IP ? "address_pages" : undefined;
   }
 
   opened(key: string): void {
@@ -495,26 +455,87 @@ export class Guard {
 // milliseconds that only ever grow. The surprising fact: a visitor in grace is a member like any other; only time, in
 // `tick`, makes members leave, and therefore a reload changes nothing at all.
 
-export interface Room {
+/** A site, or one page of it: whatever has a number of its own. */
+export class Room {
   readonly site: string;
   /** The page's name; undefined for the room of the whole site. */
   readonly page: string | undefined;
   /** Visitor → open pages in this room; below zero, none any more: minus the time at which grace ends. */
-  readonly members: Map<string, number>;
-  /** The open pages that are shown this room's number, those that only observe included. */
-  readonly audience: Set<OpenPage>;
+  readonly members = new Map<string, number>();
+  /** Of a page: the open pages that show it, those that only observe included. */
+  readonly audience = new Set<OpenPage>();
   /** How many visitors it has: here or, with a shared engine, on all nodes. Undefined until that engine has said it. */
   total: number | undefined;
-  /** The number its audience was told last, and the time before which it is not told again. */
+  /** The number that its audience was told last. */
   told: number | undefined;
-  quietUntil: number;
-  /** When it changed first since then. */
-  changedAt: number;
   /** The highest total since the journal looked last. */
-  highest: number;
-  /** What else its audience is shown: of a site the peak of 24 hours, of a page the median reading time. */
+  highest = 0;
+  /** What else is shown: of a site the peak of 24 hours, of a page the median reading time; and when to ask for it anew. */
   figure: number | undefined;
-  figureUntil: number;
+  figureUntil = 0;
+
+  constructor(site: string, page: string | undefined, total: number | undefined) {
+    this.site = site;
+    this.page = page;
+    this.total = total;
+    this.told = total;
+  }
+}
+
+/** A site with all its rooms. They are told together, so that one frame can carry the number of a page and of its site. */
+export interface Site {
+  readonly room: Room;
+  readonly pages: Map<string, Room>;
+  /** How many open pages show it. */
+  audience: number;
+  /** The rooms whose number changed since they were told it, since when, and the time before which nobody is told. */
+  readonly changed: Set<Room>;
+  changedAt: number;
+  quietUntil: number;
+}
+
+/** One tab that shows one page, by one socket. Each part of this file touches its own fields only, named in this order. */
+export class OpenPage {
+  /** "" when the page only observes. */
+  readonly visitor: string;
+  readonly site: Site;
+  page: Room;
+
+  /** Journal: since when its reader is active (undefined: not now), the time before that, the seconds recorded of it. */
+  activeSince: number | undefined;
+  readMs = 0;
+  recorded: number | undefined = undefined;
+
+  /** Pages: what its address is limited by, and its socket, once the upgrade is complete. */
+  readonly key: string;
+  wire: Wire | undefined = undefined;
+  heardAt: number;
+  pingAt: number;
+  repeatAt: number;
+  /** When its messages so far would all have been allowed at one a second: a leaky bucket in one number. */
+  paidUntil: number;
+
+  constructor(visitor: string, site: Site, page: Room, key: string, now: number) {
+    this.visitor = visitor;
+    this.site = site;
+    this.page = page;
+    this.activeSince = now;
+    this.key = key;
+    this.heardAt = now;
+    this.pingAt = now;
+    this.repeatAt = now;
+    this.paidUntil = now;
+  }
+}
+
+/** What both runtimes' sockets have in common. `ping` and `terminate` exist on Bun, `bufferedAmount` on Deno. */
+export interface Wire {
+  readonly readyState: number;
+  readonly bufferedAmount?: number;
+  send(text: string): unknown;
+  close(code: number, reason: string): void;
+  ping?(): unknown;
+  terminate?(): void;
 }
 
 /** A visitor in a room, by names. */
@@ -534,39 +555,39 @@ export interface Membership {
   closed(room: Room): void;
 }
 
-/** One tab that shows one page; the part of it that is counted. `Pages` keeps its socket in the same object. */
-export interface OpenPage {
-  /** "" when the page only observes. */
-  readonly visitor: string;
-  site: Room;
-  page: Room;
+/** The audience of a page is to be told a new number: that of the site, or of the page, or both. */
+export interface Publication {
+  readonly site: Site;
+  readonly page: Room;
+  readonly siteChanged: boolean;
+  readonly pageChanged: boolean;
 }
 
 /** A visitor who leaves a room at a time, unless they come back before it. */
 interface Leaving {
+  readonly site: Site;
   readonly room: Room;
   readonly visitor: string;
   readonly until: number;
 }
 
+const SCAN_MS = 50; // how often grace and waiting sites are looked at
 const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 750; // with the time a broadcast to 20,000 pages takes, still within the promised second
-const HOLD_MS = 15_000; // how long a restarted node counts those who were online before
-const SCAN_MS = 50; // how often grace and waiting rooms are looked at
-/** A frame to one page costs about 10 µs (measured); broadcasts may take a quarter of the time, hence 40 µs a page. */
-const INTERVAL_MS_PER_PAGE = 0.04;
+/** A frame to one page costs about 10 µs (measured); broadcasts may take an eighth of the time, hence 80 µs a page. */
+const INTERVAL_MS_PER_PAGE = 0.08;
 
 export class Rooms {
-  readonly #rooms = new Map<string, Room>();
+  readonly #sites = new Map<string, Site>();
   readonly #graceMs: number;
   readonly #shared: Membership | undefined;
   /** Who is in grace, soonest to leave first, since grace is the same for all. Who came back is skipped when due. */
   readonly #grace = new Set<Leaving>();
   /** Who was online before a restart, and is expected back. */
   readonly #held = new Set<Leaving>();
-  /** Rooms whose number changed: those that may tell it at the next tick, and those that have told one just now. */
-  readonly #ready = new Set<Room>();
-  readonly #waiting = new Set<Room>();
+  /** Sites with changed rooms: those that may be told at the next tick, and those that were told only just now. */
+  readonly #ready = new Set<Site>();
+  readonly #waiting = new Set<Site>();
   #nextScan = 0;
   #openPages = 0;
 
@@ -576,25 +597,27 @@ export class Rooms {
     this.#shared = shared;
   }
 
-  /** The number of distinct visitors on a site, or on one page of it; undefined for a room that this node has not. */
-  count(site: string, page?: string): number | undefined {
-    return this.#rooms.get(roomKey(site, page))?.total;
-  }
-
-  /** All rooms of this node, those of whole sites and those of their pages. */
-  all(): Iterable<Room> {
-    return this.#rooms.values();
+  /** The sites of this node, in no order. */
+  sites(): Iterable<Site> {
+    return this.#sites.values();
   }
 
   /** Everybody who is counted here. */
   *members(): Generator<Member> {
-    for (const { site, page, members } of this.#rooms.values())
-      for (const visitor of members.keys()) yield { site, page, visitor };
+    for (const { room, pages } of this.#sites.values())
+      for (const { site, page, members } of [room, ...pages.values()])
+        for (const visitor of members.keys()) yield { site, page, visitor };
+  }
+
+  /** The number of distinct visitors on a site, or on one page of it; undefined for a room that this node has not. */
+  count(name: string, page?: string): number | undefined {
+    const site = this.#sites.get(name);
+    return (page === undefined ? site?.room : site?.pages.get(page))?.total;
   }
 
   /** How many pages of a site a visitor has open. */
   pagesOf(site: string, visitor: string): number {
-    return Math.max(0, this.#rooms.get(site)?.members.get(visitor) ?? 0);
+    return Math.max(0, this.#sites.get(site)?.room.members.get(visitor) ?? 0);
   }
 
   /** True when a tick would have something to tell at once. */
@@ -602,89 +625,76 @@ export class Rooms {
     return this.#ready.size > 0;
   }
 
-  /** The room of a site or of one page of it, for a page that is about to open there. */
-  room(site: string, page?: string): Room {
-    const key = roomKey(site, page);
-    const found = this.#rooms.get(key);
-    if (found !== undefined) return found;
-    const total = this.#shared === undefined ? 0 : undefined;
-    const room: Room = {
-      site,
-      page,
-      members: new Map(),
-      audience: new Set(),
-      total,
-      told: total,
-      quietUntil: 0,
-      changedAt: 0,
-      highest: 0,
-      figure: undefined,
-      figureUntil: 0,
-    };
-    this.#rooms.set(key, room);
-    this.#shared?.opened(room);
-    return room;
-  }
-
-  /** Counts a visitor who was online before a restart, until they are back, or until their time is over. */
-  hold({ site, page, visitor }: Member, until: number, now: number): void {
-    const room = this.room(site, page);
-    if (room.members.has(visitor)) return;
-    room.members.set(visitor, -until);
-    this.#held.add({ room, visitor, until });
-    this.#changed(room, visitor, true, now);
-  }
-
-  /** A room's number as the engine knows it. */
-  setTotal(room: Room, total: number, now: number): void {
-    room.total = total;
-    if (total > room.highest) room.highest = total;
-    if (this.#ready.has(room) || this.#waiting.has(room)) return;
-    room.changedAt = now;
-    (now >= room.quietUntil ? this.#ready : this.#waiting).add(room);
-  }
-
-  /** A page opens: it joins the audience of its site and page and, unless it only observes, its visitor is counted. */
-  open(page: OpenPage, now: number): void {
+  /** A page opens: it joins the audience of its page and, unless it only observes, its visitor is counted. */
+  open(visitor: string, on: string, shows: string, key: string, now: number): OpenPage {
+    const site = this.#site(on);
+    const page = new OpenPage(visitor, site, this.#page(site, shows), key, now);
+    site.audience += 1;
     this.#openPages += 1;
-    this.#enter(page, page.site, now);
+    this.#enter(page, site.room, now);
     this.#enter(page, page.page, now);
+    if (site.audience === 1) site.room.told = site.room.total; // its first frame tells it
+    return page;
   }
 
   /** The open page now shows another page of its site: the site's number cannot change. */
   move(page: OpenPage, to: string, now: number): void {
-    if (page.page.page === to) return;
     this.#leave(page, page.page, now);
-    page.page = this.room(page.site.site, to);
+    page.page = this.#page(page.site, to);
     this.#enter(page, page.page, now);
   }
 
   /** The page closed. Called once for each page that was opened. */
   close(page: OpenPage, now: number): void {
+    page.site.audience -= 1;
     this.#openPages -= 1;
     this.#leave(page, page.page, now);
-    this.#leave(page, page.site, now);
+    this.#leave(page, page.site.room, now);
   }
 
-  /** Ends the grace of those whose time has come, and returns the rooms whose audience is to be told their total now. */
-  tick(now: number): Room[] {
+  /** Counts a visitor who was online before a restart, until they are back, or until their time is over. */
+  hold(member: Member, until: number, now: number): void {
+    const site = this.#site(member.site);
+    const room = member.page === undefined ? site.room : this.#page(site, member.page);
+    if (room.members.has(member.visitor)) return;
+    room.members.set(member.visitor, -until);
+    this.#held.add({ site, room, visitor: member.visitor, until });
+    this.#changed(site, room, member.visitor, true, now);
+  }
+
+  /** A room's number, as a shared engine knows it. */
+  setTotal(room: Room, total: number, now: number): void {
+    const site = this.#sites.get(room.site);
+    if (site !== undefined) this.#setTotal(site, room, total, now);
+  }
+
+  /** Ends the grace of those whose time has come, and returns what is to be told now. */
+  tick(now: number): Publication[] {
     if (now >= this.#nextScan) {
       this.#nextScan = now + SCAN_MS;
       this.#expire(this.#grace, now);
       this.#expire(this.#held, now);
-      for (const room of this.#waiting) if (now >= room.quietUntil) this.#ready.add(room);
+      for (const site of this.#waiting) if (now >= site.quietUntil) this.#ready.add(site);
     }
-    const publications: Room[] = [];
-    for (const room of this.#ready) {
-      this.#waiting.delete(room);
-      const { total } = room;
-      if (total === undefined || total === room.told) continue;
-      room.told = total;
-      room.quietUntil = now + this.#intervalMs();
-      if (room.audience.size > 0) publications.push(room);
+    const publications: Publication[] = [];
+    for (const site of this.#ready) {
+      this.#waiting.delete(site);
+      this.#publish(site, now, publications);
     }
     this.#ready.clear();
     return publications;
+  }
+
+  /** Tells the changed rooms of a site: to all its open pages when its own number changed, else to the changed pages'. */
+  #publish(site: Site, now: number, publications: Publication[]): void {
+    const told = new Set([...site.changed].filter((room) => room.total !== room.told));
+    site.changed.clear();
+    if (told.size === 0) return;
+    site.quietUntil = now + this.#intervalMs();
+    for (const room of told) room.told = room.total;
+    const siteChanged = told.has(site.room);
+    for (const page of siteChanged ? site.pages.values() : told)
+      if (page.audience.size > 0) publications.push({ site, page, siteChanged, pageChanged: told.has(page) });
   }
 
   /** The first change after a quiet time is told at once; the time to the next one grows with all there is to tell. */
@@ -692,60 +702,99 @@ export class Rooms {
     return Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, this.#openPages * INTERVAL_MS_PER_PAGE));
   }
 
+  #site(name: string): Site {
+    const found = this.#sites.get(name);
+    if (found !== undefined) return found;
+    const room = this.#newRoom(name, undefined);
+    const site = { room, pages: new Map(), audience: 0, changed: new Set<Room>(), changedAt: 0, quietUntil: 0 };
+    this.#sites.set(name, site);
+    this.#shared?.opened(room);
+    return site;
+  }
+
+  #page(site: Site, name: string): Room {
+    const found = site.pages.get(name);
+    if (found !== undefined) return found;
+    const room = this.#newRoom(site.room.site, name);
+    site.pages.set(name, room);
+    this.#shared?.opened(room);
+    return room;
+  }
+
+  #newRoom(site: string, page: string | undefined): Room {
+    return new Room(site, page, this.#shared === undefined ? 0 : undefined);
+  }
+
   #enter(page: OpenPage, room: Room, now: number): void {
-    room.audience.add(page);
     if (page.visitor !== "") {
       const before = room.members.get(page.visitor);
       room.members.set(page.visitor, Math.max(0, before ?? 0) + 1);
-      if (before === undefined) this.#changed(room, page.visitor, true, now);
+      if (before === undefined) this.#changed(page.site, room, page.visitor, true, now);
     }
+    if (room === page.site.room) return;
+    room.audience.add(page);
     if (room.audience.size === 1) room.told = room.total; // its first frame tells it
   }
 
   #leave(page: OpenPage, room: Room, now: number): void {
+    const { visitor, site } = page;
     room.audience.delete(page);
-    const left = (room.members.get(page.visitor) ?? 0) - 1;
-    if (page.visitor === "") this.#forget(room);
-    else if (left > 0) room.members.set(page.visitor, left);
+    const left = (room.members.get(visitor) ?? 0) - 1;
+    const until = now + this.#graceMs;
+    if (visitor === "") this.#forget(site, room);
+    else if (left > 0) room.members.set(visitor, left);
     else {
-      const until = now + this.#graceMs;
-      room.members.set(page.visitor, -until);
-      this.#grace.add({ room, visitor: page.visitor, until });
+      room.members.set(visitor, -until);
+      this.#grace.add({ site, room, visitor, until });
     }
   }
 
   #expire(queue: Set<Leaving>, now: number): void {
     for (const leaving of queue) {
-      const { room, visitor, until } = leaving;
+      const { site, room, visitor, until } = leaving;
       if (until > now) return;
       queue.delete(leaving);
       if (room.members.get(visitor) !== -until) continue; // came back, and perhaps left again since
       room.members.delete(visitor);
-      this.#changed(room, visitor, false, now);
-      this.#forget(room);
+      this.#changed(site, room, visitor, false, now);
+      this.#forget(site, room);
     }
   }
 
-  #changed(room: Room, visitor: string, here: boolean, now: number): void {
-    if (this.#shared === undefined) this.setTotal(room, room.members.size, now);
+  #changed(site: Site, room: Room, visitor: string, here: boolean, now: number): void {
+    if (this.#shared === undefined) this.#setTotal(site, room, room.members.size, now);
     else this.#shared.changed(room, visitor, here);
   }
 
-  #forget(room: Room): void {
-    if (room.members.size > 0 || room.audience.size > 0) return;
-    this.#rooms.delete(roomKey(room.site, room.page));
-    this.#shared?.closed(room);
+  #setTotal(site: Site, room: Room, total: number, now: number): void {
+    room.total = total;
+    room.highest = Math.max(room.highest, total);
+    if (site.changed.size === 0) {
+      site.changedAt = now;
+      (now >= site.quietUntil ? this.#ready : this.#waiting).add(site);
+    }
+    site.changed.add(room);
+  }
+
+  /** Rooms that nobody is in, and nobody looks at, are let go. */
+  #forget(site: Site, room: Room): void {
+    if (room.page !== undefined && room.members.size === 0 && room.audience.size === 0) {
+      site.pages.delete(room.page);
+      this.#shared?.closed(room);
+    }
+    if (site.audience > 0 || site.pages.size > 0 || site.room.members.size > 0) return;
+    this.#sites.delete(site.room.site);
+    this.#shared?.closed(site.room);
   }
 }
-
-/** A site's name holds no space, so no site and page are mistaken for another. */
-const roomKey = (site: string, page?: string) => (page === undefined ? site : `${site} ${page}`);
 
 // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 // What must outlive this process, or be agreed upon by several: secrets, spent tokens, who is held over a restart, and
 // the journal's sums. The embedded engine is one SQLite file; a broken or full disk costs history, never a count.
 
 export interface Engine {
+  /** How many of its calls have failed. */
+  readonly failures: number;
   /** A random secret, made when it is first asked for and kept. One a kind: asking for another `name` replaces it. */
   secret(kind: "signing" | "salt", name: string): Promise<string>;
   /** Claims the nonce of a token. False when it was claimed before, or may have been. */
@@ -785,7 +834,7 @@ export interface ReadingSum {
   seconds: number;
 }
 
-/** The highest count of a site in a minute (since 1970) or a longer time that begins with it. */
+/** The highest count of a site in a minute (since 1970), or in a longer time that begins with it. */
 export interface Peak {
   readonly minute: number;
   readonly peak: number;
@@ -807,12 +856,26 @@ const MIGRATIONS = [
      PRIMARY KEY (site, minute)) STRICT, WITHOUT ROWID;
    CREATE TABLE highest (site TEXT PRIMARY KEY, minute INTEGER NOT NULL, peak INTEGER NOT NULL) STRICT, WITHOUT ROWID;`,
 ];
+const SQL = {
+  secret: `INSERT INTO secrets VALUES (?1, ?2, ?3)
+    ON CONFLICT DO UPDATE SET name = ?2, value = ?3 WHERE name <> ?2`,
+  add: `INSERT INTO readings VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET views = views + excluded.views, seconds = seconds + excluded.seconds`,
+  raise: `INSERT INTO history VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET peak = excluded.peak WHERE excluded.peak > peak`,
+  raiseHighest: `INSERT INTO highest VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET minute = excluded.minute, peak = excluded.peak WHERE excluded.peak > peak`,
+  readings: "SELECT site, page, bucket, views, seconds FROM readings WHERE site = ?1 AND (?2 IS NULL OR page = ?2)",
+  history: `SELECT minute - minute % ?3 AS minute, max(peak) AS peak FROM history
+    WHERE site = ?1 AND minute >= ?2 GROUP BY 1 ORDER BY 1`,
+};
 const RESTART_MS = 120_000; // whoever was online before a longer stop has given up, or come to another number
-export const MAX_PAGES_A_SITE = 10_000; // further ones are summed up as OTHER_PAGES
-export const OTHER_PAGES = "(other)";
-export const HISTORY_MINUTES = 90 * 24 * 60;
+const MAX_PAGES_A_SITE = 10_000; // further ones are summed up as OTHER_PAGES
+const OTHER_PAGES = "(other)";
+const HISTORY_MINUTES = 90 * 24 * 60;
 
 export class EmbeddedEngine implements Engine {
+  failures = 0;
   readonly #file: string;
   readonly #tokenTtlMs: number;
   readonly #openedAt = Date.now();
@@ -831,12 +894,16 @@ export class EmbeddedEngine implements Engine {
   }
 
   async secret(kind: string, name: string): Promise<string> {
-    const insert =
-      "INSERT INTO secrets VALUES (?1, ?2, ?3) ON CONFLICT (kind) DO UPDATE SET name = ?2, value = ?3 WHERE name <> ?2";
-    return this.#transact((database) => {
-      database.prepare(insert).run(kind, name, newSecret());
-      return String(database.prepare("SELECT value FROM secrets WHERE kind = ?").get(kind)?.["value"]);
-    });
+    const secret = newSecret();
+    try {
+      return this.#transact((database) => {
+        database.prepare(SQL.secret).run(kind, name, secret);
+        return String(database.prepare("SELECT value FROM secrets WHERE kind = ?").get(kind)?.["value"]);
+      });
+    } catch (error) {
+      log("error", "secrets cannot be kept: visitors will be new ones after a restart", { message: messageOf(error) });
+      return secret;
+    }
   }
 
   async spend({ nonce, expires }: Claims, now: number): Promise<boolean> {
@@ -861,66 +928,42 @@ export class EmbeddedEngine implements Engine {
 
   async held(): Promise<Member[]> {
     return this.#transact((database) => {
-      const rows = database
-        .prepare("SELECT site, page, visitor FROM held WHERE stopped_at > ?")
-        .all(Date.now() - RESTART_MS);
+      const query = "SELECT site, page, visitor FROM held WHERE stopped_at > ?";
+      const rows = database.prepare(query).all(Date.now() - RESTART_MS) as {
+        site: string;
+        page: string | null;
+        visitor: string;
+      }[];
       database.exec("DELETE FROM held");
-      return rows.map((row) => ({
-        site: String(row["site"]),
-        page: row["page"]?.toString(),
-        visitor: String(row["visitor"]),
-      }));
+      return rows.map(({ site, page, visitor }) => ({ site, page: page ?? undefined, visitor }));
     });
   }
 
   async record({ readings, peaks }: JournalEntries): Promise<void> {
     this.#transact((database) => {
-      const known = database.prepare("SELECT 1 FROM pages WHERE site = ? AND page = ?");
-      const count = database.prepare("SELECT count(*) AS pages FROM pages WHERE site = ?");
-      const learn = database.prepare("INSERT INTO pages VALUES (?, ?)");
-      const add = database.prepare(
-        `INSERT INTO readings VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
-         SET views = views + excluded.views, seconds = seconds + excluded.seconds`,
-      );
-      for (const { site, page, bucket, views, seconds } of readings) {
-        let name = page;
-        if (known.get(site, page) === undefined) {
-          if (Number(count.get(site)?.["pages"]) < MAX_PAGES_A_SITE) learn.run(site, page);
-          else name = OTHER_PAGES;
-        }
-        add.run(site, name, bucket, views, seconds);
-      }
-      const raise = [
-        "history (site, minute, peak) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET",
-        "highest (site, minute, peak) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET minute = excluded.minute,",
-      ].map((table) => database.prepare(`INSERT INTO ${table} peak = excluded.peak WHERE excluded.peak > peak`));
-      for (const { site, minute, peak } of peaks) for (const statement of raise) statement.run(site, minute, peak);
+      const add = database.prepare(SQL.add);
+      const kept = keptPages(database);
+      for (const { site, page, bucket, views, seconds } of readings)
+        add.run(site, kept(site, page), bucket, views, seconds);
+      for (const statement of [database.prepare(SQL.raise), database.prepare(SQL.raiseHighest)])
+        for (const { site, minute, peak } of peaks) statement.run(site, minute, peak);
       this.#forgetOldHistory(database);
     });
   }
 
   async readings(site: string, page?: string): Promise<ReadingSum[]> {
-    const query = "SELECT page, bucket, views, seconds FROM readings WHERE site = ?1 AND (?2 IS NULL OR page = ?2)";
-    return this.#transact((database) => database.prepare(query).all(site, page ?? null)).map((row) => ({
-      site,
-      page: String(row["page"]),
-      bucket: Number(row["bucket"]),
-      views: Number(row["views"]),
-      seconds: Number(row["seconds"]),
-    }));
+    return this.#transact((database) =>
+      database.prepare(SQL.readings).all(site, page ?? null),
+    ) as unknown as ReadingSum[];
   }
 
   async history(site: string, fromMinute: number, step: number): Promise<Peak[]> {
-    const query =
-      "SELECT minute - minute % ?3 AS minute, max(peak) AS peak FROM history WHERE site = ?1 AND minute >= ?2 GROUP BY 1 ORDER BY 1";
-    return this.#transact((database) => database.prepare(query).all(site, fromMinute, step)).map(readPeak);
+    return this.#transact((database) => database.prepare(SQL.history).all(site, fromMinute, step)) as unknown as Peak[];
   }
 
   async highest(site: string): Promise<Peak | undefined> {
-    const row = this.#transact((database) =>
-      database.prepare("SELECT minute, peak FROM highest WHERE site = ?").get(site),
-    );
-    return row === undefined ? undefined : readPeak(row);
+    const query = "SELECT minute, peak FROM highest WHERE site = ?";
+    return this.#transact((database) => database.prepare(query).get(site)) as Peak | undefined;
   }
 
   async close(): Promise<void> {
@@ -938,28 +981,43 @@ export class EmbeddedEngine implements Engine {
 
   /** Does the work in one transaction. @throws {Error} when the file cannot be used; then nothing of it has happened. */
   #transact<Result>(work: (database: DatabaseSync) => Result): Result {
-    const database = (this.#database ??= openDatabase(this.#file));
     try {
-      database.exec("BEGIN IMMEDIATE");
-      const result = work(database);
-      database.exec("COMMIT");
+      this.#database ??= openDatabase(this.#file);
+      this.#database.exec("BEGIN");
+      const result = work(this.#database);
+      this.#database.exec("COMMIT");
       return result;
     } catch (error) {
+      this.failures += 1;
+      this.#database?.close(); // rolls back
       this.#database = undefined;
-      database.close(); // rolls back
       throw new Error(`Cannot use ${this.#file}: ${messageOf(error)}`, { cause: error });
     }
   }
 }
 
-const readPeak = (row: Record<string, unknown>): Peak => ({ minute: Number(row["minute"]), peak: Number(row["peak"]) });
+/** Finds the name that a page is kept under: its own, or OTHER_PAGES once its site has as many pages as one may. */
+function keptPages(database: DatabaseSync): (site: string, page: string) => string {
+  const known = database.prepare("SELECT 1 FROM pages WHERE site = ? AND page = ?");
+  const count = database.prepare("SELECT count(*) AS pages FROM pages WHERE site = ?");
+  const learn = database.prepare("INSERT INTO pages VALUES (?, ?)");
+  const counts = new Map<string, number>();
+  return (site, page) => {
+    if (known.get(site, page) !== undefined) return page;
+    const pages = counts.get(site) ?? Number(count.get(site)?.["pages"]);
+    counts.set(site, Math.min(MAX_PAGES_A_SITE, pages + 1));
+    if (pages >= MAX_PAGES_A_SITE) return OTHER_PAGES;
+    learn.run(site, page);
+    return page;
+  };
+}
 
 /** Opens the file, made or migrated where need be. One that is no sound database is set aside, and a new one begun. */
 function openDatabase(file: string): DatabaseSync {
   if (file !== ":memory:") mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
   const database = new DatabaseSync(file);
   try {
-    // No waiting for locks: this would hold up everybody's counts, and the journal tries again anyway.
+    // No waiting for locks: it would hold up everybody's counts, and the journal tries again anyway.
     database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 50");
     const check = database.prepare("PRAGMA quick_check(1)").get()?.["quick_check"];
     if (check !== "ok") throw new Error(`database disk image is malformed: ${String(check)}`);
@@ -979,23 +1037,10 @@ function openDatabase(file: string): DatabaseSync {
 }
 
 // ── Journal ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-// How long pages are read, and how many were online when. It sees every view's clock stop and start, keeps sums until
-// the engine has taken them (every 5 s), and never a view's past: what a page cost its reader ends up in a histogram.
+// How long pages are read, and how many were online when. It keeps sums until the engine has taken them, and never what
+// a single visitor did: a view ends up as one more in a bucket of its page's histogram.
 
-/** One view of one page: what an open page is to the journal. All times are milliseconds of the process's own clock. */
-export interface View {
-  readonly visitor: string;
-  readonly site: Room;
-  readonly page: Room;
-  /** When its reader became active last; undefined while they are not. */
-  activeSince: number | undefined;
-  /** Reading time before that. */
-  readMs: number;
-  /** The seconds that were put into the histogram so far; undefined for none. */
-  recorded: number | undefined;
-}
-
-/** How a page was read: `seconds` is the sum over all views, `median` and `p90` are of one view, within 10 %. */
+/** How a page was read: `seconds` is the sum over all views; `median` and `p90` are seconds of one view, within 10 %. */
 export interface Reading {
   readonly views: number;
   readonly seconds: number;
@@ -1006,40 +1051,39 @@ export interface Reading {
 const RECORD_MS = 5_000; // what a crash may lose
 const MAX_VIEW_SECONDS = 3_600;
 const DAY_MINUTES = 1_440;
-const FIGURES_MS = 60_000; // how old a room's peak and median may be when they are shown
+const FIGURE_MS = 60_000; // how old the peak and the median may be when they are shown
 const MAX_SUMS = 50_000; // what is kept for a disk that cannot take it
 const MAX_OWN_SITES = 100; // a site that is not in SITES is named by a Host header, and those can be invented
 
-/** Buckets grow by a fifth, and so the middle of one is within 9.1 % of all in it (DDSketch, Masson et al., VLDB 2019). */
+/** Buckets grow by a fifth: all in one is within 9.1 % of its middle (DDSketch, Masson, Rim and Lee, VLDB 2019). */
 const GROWTH = 1.2;
 const bucketOf = (seconds: number) => (seconds < 1 ? 0 : 1 + Math.floor(Math.log(seconds) / Math.log(GROWTH)));
 const middleOf = (bucket: number) => (bucket === 0 ? 0 : (2 * GROWTH ** bucket) / (GROWTH + 1));
 
-/** Sums of one page, or of several as if they were one, as figures. */
+/** The sums of a page, or of several pages as if they were one, as figures. */
 export function readingOf(sums: readonly ReadingSum[]): Reading {
-  const buckets = sums.toSorted((a, b) => a.bucket - b.bucket);
+  const ascending = sums.toSorted((a, b) => a.bucket - b.bucket);
   const views = sums.reduce((total, sum) => total + sum.views, 0);
+  const seconds = sums.reduce((total, sum) => total + sum.seconds, 0);
   const quantile = (share: number) => {
     let rank = share * (views - 1);
-    return Math.round(middleOf(buckets.find((sum) => (rank -= sum.views) < 0)?.bucket ?? 0));
+    return Math.round(middleOf(ascending.find((sum) => (rank -= sum.views) < 0)?.bucket ?? 0));
   };
-  const seconds = Math.round(sums.reduce((total, sum) => total + sum.seconds, 0));
-  return { views, seconds, median: quantile(0.5), p90: quantile(0.9) };
+  return { views, seconds: Math.round(seconds), median: quantile(0.5), p90: quantile(0.9) };
 }
 
 export class Journal {
+  /** How often the engine could not take what was to be kept. */
+  failures = 0;
   readonly #engine: Engine;
   readonly #rooms: Rooms;
   readonly #sites: Sites;
   readonly #wallClock: () => number;
-  /** What the engine has not taken yet. */
+  /** What the engine has not taken yet, and the last peak of each site that it has or will. */
   #sums = new Map<string, ReadingSum>();
-  readonly #peaks = new Map<string, Peak>();
+  readonly #peaks = new Map<string, Peak & { site: string; taken: boolean }>();
   readonly #ownSites = new Set<string>();
   #failing = false;
-  /** How often the engine could not take what was to be kept, and how long it took the last time that it could. */
-  failures = 0;
-  writeMs = 0;
 
   constructor(engine: Engine, rooms: Rooms, sites: Sites, wallClock: () => number = Date.now) {
     this.#engine = engine;
@@ -1049,39 +1093,36 @@ export class Journal {
   }
 
   /** The reader went away from the page, or came back to it. */
-  setActive(view: View, active: boolean, now: number): void {
-    if (view.activeSince !== undefined) view.readMs += now - view.activeSince;
-    view.activeSince = active ? now : undefined;
+  setActive(page: OpenPage, active: boolean, now: number): void {
+    if (page.activeSince !== undefined) page.readMs += now - page.activeSince;
+    page.activeSince = active ? now : undefined;
   }
 
-  /** The view is over; the same object may begin another one. */
-  end(view: View, now: number): void {
-    this.#record(view, now);
-    view.activeSince = now;
-    view.readMs = 0;
-    view.recorded = undefined;
+  /** The view is over. The tab may begin another one, of another page. */
+  endView(page: OpenPage, now: number): void {
+    this.#measure(page, now);
+    page.activeSince = now;
+    page.readMs = 0;
+    page.recorded = undefined;
   }
 
   /** Gives everything to the engine, views that still go on included. What it does not take is kept and tried again. */
-  async flush(views: Iterable<View>, now: number): Promise<void> {
-    for (const view of views) this.#record(view, now);
+  async record(openPages: Iterable<OpenPage>, now: number): Promise<void> {
+    for (const page of openPages) this.#measure(page, now);
     this.#notePeaks();
     const sums = this.#sums;
-    const peaks = [...this.#peaks].map(([site, peak]) => ({ site, ...peak }));
+    const peaks = [...this.#peaks.values()].filter((peak) => !peak.taken);
     if (sums.size === 0 && peaks.length === 0) return;
     this.#sums = new Map();
-    const start = performance.now();
     try {
       await this.#engine.record({ readings: [...sums.values()], peaks });
-      this.writeMs = performance.now() - start;
-      for (const { site, minute, peak } of peaks)
-        if (this.#peaks.get(site)?.minute === minute && this.#peaks.get(site)?.peak === peak) this.#peaks.delete(site);
+      for (const peak of peaks) peak.taken = true;
       this.#failing = false;
     } catch (error) {
       for (const sum of sums.values()) this.#add(sum);
       this.failures += 1;
       if (!this.#failing)
-        log("error", "the journal cannot be written, and is tried again every 5 s", { message: messageOf(error) });
+        log("error", "the journal cannot be written, and is tried again", { message: messageOf(error) });
       this.#failing = true;
     }
   }
@@ -1089,7 +1130,7 @@ export class Journal {
   /** Brings the peak of a site's room, or the median of a page's, up to date. True when it has changed. */
   async refresh(room: Room, now: number): Promise<boolean> {
     if (now < room.figureUntil) return false;
-    room.figureUntil = now + FIGURES_MS;
+    room.figureUntil = now + FIGURE_MS;
     const before = room.figure;
     if (room.page === undefined) room.figure = await this.peak(room.site);
     else {
@@ -1106,20 +1147,20 @@ export class Journal {
     return Math.max(this.#rooms.count(site) ?? 0, this.#peaks.get(site)?.peak ?? 0, ...past.map(({ peak }) => peak));
   }
 
-  #record(view: View, now: number): void {
-    if (view.visitor === "" || !this.#keeps(view.site.site)) return;
-    const running = view.activeSince === undefined ? 0 : now - view.activeSince;
-    const seconds = Math.min(MAX_VIEW_SECONDS, (view.readMs + running) / 1_000);
-    if (seconds === view.recorded) return;
-    const place = { site: view.site.site, page: view.page.page ?? "/" };
-    if (view.recorded !== undefined)
-      this.#add({ ...place, bucket: bucketOf(view.recorded), views: -1, seconds: -view.recorded });
-    this.#add({ ...place, bucket: bucketOf(seconds), views: 1, seconds });
-    view.recorded = seconds;
+  /** Moves a view to the bucket that it has reached by now. */
+  #measure(page: OpenPage, now: number): void {
+    const { site, page: name = "" } = page.page;
+    const running = page.activeSince === undefined ? 0 : now - page.activeSince;
+    const seconds = Math.min(MAX_VIEW_SECONDS, (page.readMs + running) / 1_000);
+    if (page.visitor === "" || seconds === page.recorded || !this.#keeps(site)) return;
+    const before = page.recorded;
+    if (before !== undefined) this.#add({ site, page: name, bucket: bucketOf(before), views: -1, seconds: -before });
+    this.#add({ site, page: name, bucket: bucketOf(seconds), views: 1, seconds });
+    page.recorded = seconds;
   }
 
   #add({ site, page, bucket, views, seconds }: ReadingSum): void {
-    const key = `${site} ${page} ${bucket}`;
+    const key = `${site} ${page} ${bucket}`; // a site's name has no space in it
     const sum = this.#sums.get(key);
     if (sum !== undefined) {
       sum.views += views;
@@ -1127,16 +1168,15 @@ export class Journal {
     } else if (this.#sums.size < MAX_SUMS) this.#sums.set(key, { site, page, bucket, views, seconds });
   }
 
-  /** The highest count since the last flush, for each site, in the minute that it is now. */
+  /** Notes for each site the highest count since the last time, in the minute that it is now. */
   #notePeaks(): void {
     const minute = Math.floor(this.#wallClock() / MINUTE);
-    for (const room of this.#rooms.all()) {
-      if (room.page !== undefined) continue;
-      const peak = room.highest;
+    for (const { room } of this.#rooms.sites()) {
+      const { site, highest: peak } = room;
       room.highest = room.total ?? 0;
-      const noted = this.#peaks.get(room.site);
-      if (peak > 0 && this.#keeps(room.site) && (noted?.minute !== minute || peak > noted.peak))
-        this.#peaks.set(room.site, { minute, peak });
+      const noted = this.#peaks.get(site);
+      if (peak === 0 || (noted?.minute === minute && noted.peak >= peak) || !this.#keeps(site)) continue;
+      this.#peaks.set(site, { site, minute, peak, taken: false });
     }
   }
 
@@ -1147,35 +1187,10 @@ export class Journal {
 }
 
 // ── Pages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-// The open sockets: admission, frames in and out, heartbeat, drain. One object a socket, no timer and no closure of its
-// own: a single sweep a second looks after all of them.
+// The open sockets: admission, frames in and out, heartbeat, drain. A page has no timer and no closure of its own: one
+// sweep a second looks after all of them.
 
-/** What both runtimes' sockets have in common. `ping` and `terminate` exist on Bun, `bufferedAmount` on Deno. */
-interface Wire {
-  readonly readyState: number;
-  send(text: string): unknown;
-  close(code: number, reason: string): void;
-  ping?(): unknown;
-  terminate?(): void;
-  readonly bufferedAmount?: number;
-}
-
-/** An open page with the socket it came by. All times are milliseconds of the process's own clock. */
-export interface Socket extends OpenPage, View {
-  site: Room;
-  page: Room;
-  /** What its address is limited by. */
-  readonly key: string;
-  /** Undefined between the upgrade's acceptance and its completion. */
-  wire: Wire | undefined;
-  heardAt: number;
-  pingAt: number;
-  repeatAt: number;
-  /** When its messages so far would all have been allowed at one a second: a leaky bucket in one number. */
-  paidUntil: number;
-}
-
-/** What a frame may tell. */
+/** What a frame tells; what is not known (yet) is left out. */
 type Numbers = Partial<Record<"site" | "page" | "peak" | "read", number | undefined>>;
 
 const OPEN = 1; // WebSocket.OPEN
@@ -1186,7 +1201,7 @@ const MAX_FRAME_BYTES = 1_024;
 const MAX_BUFFERED_BYTES = 65_536;
 const MESSAGES_A_MINUTE = 60;
 const MAX_WINDOW_SECONDS = 8;
-const PAGES_A_SECOND = 2_500; // reconnects that a node takes with ease, three times over
+const PAGES_A_SECOND = 2_500; // reconnects that a node takes with ease
 const DRAIN_MS = 8_000;
 
 const Frame = v.pipe(
@@ -1195,27 +1210,21 @@ const Frame = v.pipe(
 );
 
 export class Pages {
-  readonly #open = new Set<Socket>();
+  /** What has happened since the start. */
+  readonly stats = { frames: 0, pings: 0, silent: 0, slow: 0 };
+  /** Is told how long each change waited until all had been sent it, in milliseconds. */
+  onBroadcast: (delayMs: number) => void = () => {};
+  draining = false;
+  stale = false;
+  readonly #open = new Set<OpenPage>();
   readonly #rooms: Rooms;
   readonly #guard: Guard;
   readonly #journal: Journal;
   readonly #heartbeatMs: number;
   readonly #now: () => number;
-  /** What has happened since the start. */
-  readonly stats = { frames: 0, pings: 0, silent: 0, slow: 0, restarts: 0 };
-  /** Is told how long each change waited until it was sent, in milliseconds. */
-  onBroadcast: (delayMs: number) => void = () => {};
   #flushing = false;
-  #draining = false;
-  #stale = false;
 
-  constructor(
-    rooms: Rooms,
-    guard: Guard,
-    journal: Journal,
-    heartbeatMs: number,
-    now: () => number = () => performance.now(),
-  ) {
+  constructor(rooms: Rooms, guard: Guard, journal: Journal, heartbeatMs: number, now = () => performance.now()) {
     this.#rooms = rooms;
     this.#guard = guard;
     this.#journal = journal;
@@ -1228,139 +1237,127 @@ export class Pages {
     return this.#open.size;
   }
 
-  get draining(): boolean {
-    return this.#draining;
-  }
-
   /** Why this visitor may not open one more page now; undefined when they may. */
   refusal(site: string, visitor: string, key: string): Reason | undefined {
-    if (this.#draining) return "draining";
+    if (this.draining) return "draining";
     return this.#guard.onePageMore(key, this.#rooms.pagesOf(site, visitor), this.#open.size);
   }
 
   /** Takes a page in, from here on counted. Its socket follows within 5 s, or it is let go again. */
-  admit(site: string, claims: Claims, key: string): Socket {
+  admit(site: string, { visitor, page }: Claims, key: string): OpenPage {
     const now = this.#now();
-    const socket: Socket = {
-      visitor: claims.visitor,
-      site: this.#rooms.room(site),
-      page: this.#rooms.room(site, claims.page),
-      key,
-      wire: undefined,
-      heardAt: now,
-      pingAt: now + Math.random() * this.#heartbeatMs, // spread, so that no instant has to ping everybody
-      repeatAt: now + REPEAT_MS,
-      paidUntil: now,
-      activeSince: now,
-      readMs: 0,
-      recorded: undefined,
-    };
+    const opened = this.#rooms.open(visitor, site, page, key, now);
+    opened.pingAt += Math.random() * this.#heartbeatMs; // spread, so that no instant has to ping everybody
+    opened.repeatAt += REPEAT_MS;
     this.#guard.opened(key);
-    this.#open.add(socket);
-    this.#rooms.open(socket, now);
-    this.#flushSoon();
-    return socket;
+    this.#open.add(opened);
+    this.flushSoon();
+    return opened;
   }
 
-  opened(socket: Socket, wire: Wire): void {
-    if (!this.#open.has(socket)) return wire.close(CLOSE.goingAway, ""); // it took longer than it may
-    socket.wire = wire;
-    socket.heardAt = this.#now();
-    const { site, page } = socket;
-    this.#send(socket, this.#frame({ site: site.total, page: page.total, peak: site.figure, read: page.figure }));
+  opened(page: OpenPage, wire: Wire): void {
+    if (!this.#open.has(page)) return wire.close(CLOSE.goingAway, ""); // it took longer than it may
+    page.wire = wire;
+    page.heardAt = this.#now();
+    const { room } = page.site;
+    const { total, figure } = page.page;
+    this.#send(page, this.#frame({ site: room.total, page: total, peak: peakOf(room), read: figure }));
   }
 
   /** Any sign of life; a pong has no other meaning. */
-  heard(socket: Socket): void {
-    socket.heardAt = this.#now();
+  heard(page: OpenPage): void {
+    page.heardAt = this.#now();
   }
 
-  received(socket: Socket, data: unknown): void {
-    if (!this.#open.has(socket)) return;
+  received(page: OpenPage, data: unknown): void {
+    if (!this.#open.has(page)) return;
     const now = this.#now();
-    socket.heardAt = now;
-    socket.paidUntil = Math.max(socket.paidUntil, now) + MINUTE / MESSAGES_A_MINUTE;
-    if (socket.paidUntil > now + MINUTE) return this.#close(socket, CLOSE.policy, "too many messages");
-    if (typeof data !== "string") return this.#close(socket, CLOSE.policy, "not text");
-    if (Buffer.byteLength(data) > MAX_FRAME_BYTES) return this.#close(socket, CLOSE.tooBig, "message too big");
-    const frame = readFrame(data);
-    if (frame === undefined) return this.#close(socket, CLOSE.policy, "not understood");
-    if (frame.page !== undefined) this.#move(socket, frame.page, now);
-    if (frame.active !== undefined) this.#journal.setActive(socket, frame.active, now);
+    page.heardAt = now;
+    page.paidUntil = Math.max(page.paidUntil, now) + MINUTE / MESSAGES_A_MINUTE;
+    if (page.paidUntil > now + MINUTE) return this.#close(page, CLOSE.policy, "too many messages");
+    if (typeof data !== "string") return this.#close(page, CLOSE.policy, "not text");
+    if (Buffer.byteLength(data) > MAX_FRAME_BYTES) return this.#close(page, CLOSE.tooBig, "message too big");
+    const frame = v.safeParse(Frame, parseJson(data));
+    const name = frame.success && frame.output.page !== undefined ? pageName(frame.output.page) : "";
+    if (!frame.success || name === undefined) return this.#close(page, CLOSE.policy, "not understood");
+    if (name !== "") this.#move(page, name, now);
+    if (frame.output.active !== undefined) this.#journal.setActive(page, frame.output.active, now);
   }
 
   /** The socket is gone. Safe to call again: the runtimes do (Deno fires `close` twice after a timeout). */
-  closed(socket: Socket): void {
-    if (!this.#open.delete(socket)) return;
-    socket.wire = undefined;
-    this.#guard.closed(socket.key);
-    this.#journal.end(socket, this.#now());
-    this.#rooms.close(socket, this.#now());
+  closed(page: OpenPage): void {
+    if (!this.#open.delete(page)) return;
+    page.wire = undefined;
+    this.#guard.closed(page.key);
+    this.#journal.endView(page, this.#now());
+    this.#rooms.close(page, this.#now());
   }
 
-  /** Publishes what has changed. Called every 50 ms, and at once when a room that was quiet changes. */
+  /** Tells what has changed. Called every 50 ms, and soon after a site that was quiet has changed. */
   flush(): void {
-    for (const room of this.#rooms.tick(this.#now())) {
-      const { page, total, figure } = room;
-      if (page !== undefined) this.#publish(room, { page: total });
-      else if (total === undefined || figure === undefined || total <= figure) this.#publish(room, { site: total });
-      else this.#publish(room, { site: total, peak: (room.figure = total) });
-      this.onBroadcast(this.#now() - room.changedAt);
+    for (const { site, page, siteChanged, pageChanged } of this.#rooms.tick(this.#now())) {
+      const { room } = site;
+      const peak = siteChanged && peakOf(room) === room.total ? room.total : undefined; // a new one, or reached again
+      this.#publish(page, {
+        site: siteChanged ? room.total : undefined,
+        page: pageChanged ? page.total : undefined,
+        peak,
+      });
+      this.onBroadcast(this.#now() - site.changedAt);
     }
   }
 
-  /** Makes sure that the peak and the median that a page shows are not old; tells its rooms if they were. */
+  /** Flushes at the end of this turn of the event loop: whoever else comes in the same turn is in the same frame. */
+  flushSoon(): void {
+    if (this.#flushing || !this.#rooms.pending) return;
+    this.#flushing = true;
+    setImmediate(this.#flushNow);
+  }
+
+  readonly #flushNow = contain(() => {
+    this.#flushing = false;
+    this.flush();
+  });
+
+  /** Makes sure that the peak and the median that a page shows are not old, and tells everybody if they were. */
   async refresh({ site, page }: OpenPage): Promise<void> {
     const now = this.#now();
-    const [peak, read] = await Promise.all([this.#journal.refresh(site, now), this.#journal.refresh(page, now)]);
-    if (peak) this.#publish(site, { peak: site.figure });
+    const [peak, read] = await Promise.all([this.#journal.refresh(site.room, now), this.#journal.refresh(page, now)]);
+    if (peak) for (const one of site.pages.values()) this.#publish(one, { peak: site.room.figure });
     if (read) this.#publish(page, { read: page.figure });
+  }
+
+  /** Looks after every page: frees those that never opened, closes the silent, pings and repeats when it is time. */
+  sweep(): void {
+    const now = this.#now();
+    for (const page of this.#open) {
+      const silentMs = now - page.heardAt;
+      if (page.wire === undefined) {
+        if (silentMs > UPGRADE_MS) this.closed(page);
+        continue;
+      }
+      // Bun re-arms its own idle timeout at every send: a service that talks would never notice a dead peer.
+      if (page.wire.ping !== undefined && silentMs > 2 * this.#heartbeatMs) {
+        this.stats.silent += 1;
+        this.#drop(page);
+        continue;
+      }
+      if (now >= page.pingAt) {
+        page.pingAt = now + this.#heartbeatMs;
+        this.stats.pings += 1;
+        page.wire.ping?.();
+      }
+      if (now >= page.repeatAt) {
+        page.repeatAt = now + REPEAT_MS;
+        this.#send(page, this.#frame({ site: page.site.room.total }));
+        this.refresh(page).catch(report);
+      }
+    }
   }
 
   /** Gives the journal what was read until now. */
   record(): Promise<void> {
-    return this.#journal.flush(this.#open, this.#now());
-  }
-
-  /** Looks after every socket: frees those that never opened, closes the silent, pings and repeats when it is time. */
-  sweep(): void {
-    const now = this.#now();
-    for (const socket of this.#open) {
-      const silent = now - socket.heardAt;
-      if (socket.wire === undefined) {
-        if (silent > UPGRADE_MS) this.closed(socket);
-        continue;
-      }
-      if (socket.wire.ping !== undefined) {
-        // Bun re-arms its own idle timeout at every send, so that a service that talks never notices a dead peer.
-        if (silent > 2 * this.#heartbeatMs) {
-          this.stats.silent += 1;
-          this.#drop(socket);
-          continue;
-        }
-        if (now >= socket.pingAt) {
-          socket.pingAt = now + this.#heartbeatMs;
-          this.stats.pings += 1;
-          socket.wire.ping();
-        }
-      }
-      if (now >= socket.repeatAt) {
-        socket.repeatAt = now + REPEAT_MS;
-        this.#send(socket, this.#frame({ site: socket.site.total }));
-        this.refresh(socket).catch(report);
-      }
-    }
-  }
-
-  /** The engine is away (or back): everybody is told that their number may be old (or is exact again). */
-  setStale(stale: boolean): void {
-    if (stale === this.#stale) return;
-    this.#stale = stale;
-    for (const socket of this.#open) this.#send(socket, JSON.stringify({ site: socket.site.total, stale }));
-  }
-
-  get stale(): boolean {
-    return this.#stale;
+    return this.#journal.record(this.#open, this.#now());
   }
 
   /** Starts the clocks that drive all of the above, and returns what stops them. */
@@ -1368,87 +1365,74 @@ export class Pages {
     const flush = contain(() => this.flush());
     const sweep = contain(() => this.sweep());
     const record = () => this.record().catch(report);
-    const timers = [
-      setInterval(flush, SCAN_MS),
-      setInterval(sweep, Math.min(1_000, this.#heartbeatMs / 4)),
-      setInterval(record, RECORD_MS),
-    ];
+    const sweepMs = Math.min(1_000, this.#heartbeatMs / 4);
+    const timers = [setInterval(flush, SCAN_MS), setInterval(sweep, sweepMs), setInterval(record, RECORD_MS)];
     return () => timers.forEach(clearInterval);
+  }
+
+  /** The engine is away (or back): everybody is told that their number may be old (or is exact again). */
+  setStale(stale: boolean): void {
+    if (stale === this.stale) return;
+    this.stale = stale;
+    for (const page of this.#open) this.#send(page, JSON.stringify({ site: page.site.room.total, stale }));
   }
 
   /** Sends everybody away with a time to come back in, and resolves when they are gone, or after 8 s. */
   async drain(): Promise<void> {
-    this.#draining = true;
+    this.draining = true;
     const window = Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / PAGES_A_SECOND));
-    for (const socket of this.#open) socket.wire?.close(CLOSE.restart, String(window));
+    for (const page of this.#open) page.wire?.close(CLOSE.restart, String(window));
     const deadline = this.#now() + DRAIN_MS;
     while (this.#open.size > 0 && this.#now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
   }
 
-  /** Tells at the end of this turn of the event loop: whoever else comes in the same turn is in the same frame. */
-  #flushSoon(): void {
-    if (this.#flushing || !this.#rooms.pending) return;
-    this.#flushing = true;
-    setImmediate(
-      contain(() => {
-        this.#flushing = false;
-        this.flush();
-      }),
-    );
+  /** The tab shows another page: a new view begins, with a first frame of its own. */
+  #move(page: OpenPage, to: string, now: number): void {
+    if (to === page.page.page) return;
+    this.#journal.endView(page, now);
+    this.#rooms.move(page, to, now);
+    this.#send(page, this.#frame({ page: page.page.total, read: page.page.figure }));
+    this.refresh(page).catch(report);
+    this.flushSoon();
   }
 
-  /** The page of this tab is another one now: a new view begins, with a first frame of its own. */
-  #move(socket: Socket, page: string, now: number): void {
-    if (page === socket.page.page) return;
-    this.#journal.end(socket, now);
-    this.#rooms.move(socket, page, now);
-    this.#send(socket, this.#frame({ page: socket.page.total, read: socket.page.figure }));
-    this.refresh(socket).catch(report);
-    this.#flushSoon();
-  }
-
-  /** A number that is not known yet is left out. */
   #frame(numbers: Numbers): string {
-    return JSON.stringify(this.#stale ? { ...numbers, stale: true } : numbers);
+    return JSON.stringify(this.stale ? { ...numbers, stale: true } : numbers);
   }
 
   #publish(room: Room, numbers: Numbers): void {
     const text = this.#frame(numbers);
-    for (const socket of room.audience) this.#send(socket as Socket, text); // whoever is in a room came by admit
+    for (const page of room.audience) this.#send(page, text);
   }
 
-  #send(socket: Socket, text: string): void {
-    if (socket.wire?.readyState !== OPEN) return;
-    // No queue for slow readers: whoever leaves 64 KiB unread is closed and comes back. Bun does this by itself.
-    if ((socket.wire.bufferedAmount ?? 0) > MAX_BUFFERED_BYTES) {
-      this.stats.slow += 1;
-      return this.#drop(socket);
-    }
+  #send(page: OpenPage, text: string): void {
+    if (page.wire?.readyState !== OPEN) return;
     this.stats.frames += 1;
-    socket.wire.send(text);
+    page.wire.send(text);
+    // No queue for slow readers: whoever leaves 64 KiB unread is closed, and comes back. Bun does this by itself.
+    if ((page.wire.bufferedAmount ?? 0) > MAX_BUFFERED_BYTES) {
+      this.stats.slow += 1;
+      this.#drop(page);
+    }
   }
 
-  #close(socket: Socket, code: number, reason: string): void {
-    socket.wire?.close(code, reason);
-    this.closed(socket);
+  #close(page: OpenPage, code: number, reason: string): void {
+    page.wire?.close(code, reason);
+    this.closed(page);
   }
 
   /** Ends a socket whose peer would not answer a close frame. */
-  #drop(socket: Socket): void {
-    if (socket.wire?.terminate !== undefined) socket.wire.terminate();
-    else socket.wire?.close(CLOSE.policy, "too slow");
-    this.closed(socket);
+  #drop(page: OpenPage): void {
+    if (page.wire?.terminate !== undefined) page.wire.terminate();
+    else page.wire?.close(CLOSE.policy, "too slow");
+    this.closed(page);
   }
 }
 
-/** `{"page":"/next"}` or `{"active":false}` or both; undefined for anything else. */
-function readFrame(text: string): { page?: string; active?: boolean } | undefined {
-  const result = v.safeParse(Frame, parseJson(text));
-  if (!result.success) return undefined;
-  const { page, active } = result.output;
-  const name = page === undefined ? undefined : pageName(page);
-  if (page !== undefined && name === undefined) return undefined;
-  return { ...(name !== undefined && { page: name }), ...(active !== undefined && { active }) };
+/** The peak of a site, raised by the number it has now; undefined until it is known. */
+function peakOf(room: Room): number | undefined {
+  if (room.figure !== undefined) room.figure = Math.max(room.figure, room.total ?? 0);
+  return room.figure;
 }
 
 /** The value, or undefined (which is no JSON value) when the text is not JSON. */
@@ -1460,114 +1444,57 @@ function parseJson(text: string): unknown {
   }
 }
 
-/** Makes a callback of timers and sockets safe: an exception in one of them would end the process on Deno. */
-function contain<Args extends unknown[]>(callback: (...args: Args) => void): (...args: Args) => void {
-  return (...args) => {
-    try {
-      callback(...args);
-    } catch (error) {
-      report(error);
-    }
-  };
-}
-
-/** The one place where failures without a caller end up. */
-export function report(error: unknown): void {
-  log("error", "unexpected error", {
-    message: messageOf(error),
-    stack: error instanceof Error ? error.stack : undefined,
-  });
-}
-
 // ── Metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 // For Prometheus. Nearly all are read from the parts at the moment they are asked for.
 
 const MAX_SITE_LABELS = 100; // the largest sites; a label for every site would be a flood of its own
 
-/** The registry, and the few metrics that have no other owner than the routes, which feed them. */
-function createMetrics(rooms: Rooms, pages: Pages, journal: Journal) {
-  const registers = [new Registry()] as const;
-  const gauge = (name: string, help: string, read: () => number) =>
-    new Gauge({
-      name,
-      help,
-      registers: [...registers],
-      collect() {
-        this.set(read());
-      },
-    });
-  const counter = (name: string, help: string, read: () => number) =>
-    new Counter({
-      name,
-      help,
-      registers: [...registers],
-      collect() {
-        this.reset();
-        this.inc(read());
-      },
-    });
-  const bySite = (name: string, help: string, read: (room: Room) => number) =>
-    new Gauge({
-      name,
-      help,
-      labelNames: ["site"],
-      registers: [...registers],
-      collect() {
-        this.reset();
-        for (const room of largestSites(rooms).slice(0, MAX_SITE_LABELS)) this.set({ site: room.site }, read(room));
-      },
-    });
-
-  bySite("headcount_visitors_online", "Distinct visitors online", (room) => room.total ?? 0);
-  bySite("headcount_pages_online", "Open pages on this node, observers included", (room) => room.audience.size);
-  gauge("headcount_connections", "Open sockets of this node", () => pages.size);
-  gauge("headcount_stale", "1 while the engine is away", () => Number(pages.stale));
-  counter("headcount_frames_sent_total", "Frames sent to pages", () => pages.stats.frames);
-  counter(
-    "headcount_pings_sent_total",
-    "Pings sent to pages (on Deno the runtime sends them, uncounted)",
-    () => pages.stats.pings,
-  );
-  counter("headcount_pings_lost_total", "Sockets closed because nothing came back", () => pages.stats.silent);
-  counter("headcount_slow_readers_total", "Sockets closed because too much was left unread", () => pages.stats.slow);
-  counter("headcount_journal_errors_total", "Times that the journal could not be written", () => journal.failures);
-  gauge(
-    "headcount_journal_write_seconds",
-    "How long the journal took to be written last",
-    () => journal.writeMs / 1_000,
-  );
-  gauge("process_resident_memory_bytes", "Resident memory", () => process.memoryUsage.rss());
-  gauge("process_start_time_seconds", "When this process started", () => Math.round(performance.timeOrigin / 1_000));
-
-  const own = { registers: [...registers] };
+/** The metrics: `text` is what Prometheus reads; the others have no owner but the routes, which feed them. */
+function createMetrics({ rooms, pages, journal, engine }: Parts) {
+  const registry = new Registry();
+  const registers = [registry];
+  const reads: (() => void)[] = [];
+  const watch = (name: string, help: string, read: () => number) => {
+    const metric = new (name.endsWith("_total") ? Counter : Gauge)({ name, help, registers });
+    reads.push(() => (metric.reset(), metric.inc(read())));
+  };
+  const watchSites = (name: string, help: string, read: (site: Site) => number) => {
+    const metric = new Gauge({ name, help, labelNames: ["site"], registers });
+    reads.push(
+      () => (metric.reset(), largest(rooms).forEach((site) => metric.set({ site: site.room.site }, read(site)))),
+    );
+  };
   const buckets = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2];
+  const seconds = (name: string, help: string) => new Histogram({ name, help, buckets, registers });
+
+  watchSites("headcount_visitors_online", "Distinct visitors", ({ room }) => room.total ?? 0);
+  watchSites("headcount_pages_online", "Open pages on this node, observers included", ({ audience }) => audience);
+  watch("headcount_connections", "Open sockets of this node", () => pages.size);
+  watch("headcount_stale", "1 while the engine is away", () => Number(pages.stale));
+  watch("headcount_frames_sent_total", "Frames sent to pages", () => pages.stats.frames);
+  watch("headcount_pings_sent_total", "Pings sent to pages that were due", () => pages.stats.pings);
+  watch("headcount_pings_lost_total", "Sockets closed because nothing came back", () => pages.stats.silent);
+  watch("headcount_slow_readers_total", "Sockets closed because too much was unread", () => pages.stats.slow);
+  watch("headcount_journal_errors_total", "Times the journal could not be written", () => journal.failures);
+  watch("headcount_engine_errors_total", "Calls of the engine that failed", () => engine.failures);
+  watch("process_resident_memory_bytes", "Resident memory", () => process.memoryUsage.rss());
+  watch("process_start_time_seconds", "When this process started", () => performance.timeOrigin / 1_000);
   return {
-    registry: registers[0],
-    tokens: new Counter({ name: "headcount_tokens_total", help: "Tokens granted", ...own }),
-    upgrades: new Counter({ name: "headcount_upgrades_total", help: "Sockets opened", ...own }),
-    refusals: new Counter({
-      name: "headcount_refusals_total",
-      help: "Requests refused",
-      labelNames: ["reason"],
-      ...own,
-    }),
-    broadcast: new Histogram({
-      name: "headcount_broadcast_delay_seconds",
-      help: "From a change to its last frame",
-      buckets,
-      ...own,
-    }),
-    engine: new Histogram({ name: "headcount_engine_seconds", help: "Time to claim a token", buckets, ...own }),
-    engineErrors: new Counter({
-      name: "headcount_engine_errors_total",
-      help: "Tokens that could not be claimed",
-      ...own,
-    }),
+    broadcast: seconds("headcount_broadcast_delay_seconds", "From a change to its last frame"),
+    engine: seconds("headcount_engine_seconds", "Time that the engine took to claim a token"),
+    tokens: new Counter({ name: "headcount_tokens_total", help: "Tokens granted", registers }),
+    upgrades: new Counter({ name: "headcount_upgrades_total", help: "Sockets opened", registers }),
+    refusals: new Counter({ name: "headcount_refusals_total", help: "Refusals", labelNames: ["reason"], registers }),
+    text: () => {
+      for (const read of reads) read();
+      return registry.metrics();
+    },
   };
 }
 
-const largestSites = (rooms: Rooms) =>
-  [...rooms.all()].filter((room) => room.page === undefined).toSorted((a, b) => (b.total ?? 0) - (a.total ?? 0));
+/** The sites with the most visitors on this node, the largest first. */
+const largest = (rooms: Rooms) =>
+  [...rooms.sites()].toSorted((a, b) => (b.room.total ?? 0) - (a.room.total ?? 0)).slice(0, MAX_SITE_LABELS);
 
 // ── App ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The routes. Each refusal is a problem document (RFC 9457) that a page on another origin can read.
@@ -1577,12 +1504,12 @@ export interface Client {
   /** The address at the other end of the socket. */
   readonly address: string;
   /** Upgrades the request for this page: a 101, or undefined when the handshake is broken or the client already gone. */
-  upgrade(socket: Socket): Response | undefined;
+  upgrade(page: OpenPage): Response | undefined;
 }
 
-/** Files made by build.ts, by name. The bundled server carries them inside; from source they are read from `dist/`. */
-export type Assets = Record<(typeof ASSETS)[number], string>;
+/** Files made by build.ts. The bundled server carries them inside; from source they are read from `dist/`. */
 const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"] as const;
+export type Assets = Record<(typeof ASSETS)[number], string>;
 
 export interface Parts {
   readonly settings: Settings;
@@ -1598,71 +1525,29 @@ export interface Parts {
   readonly password: string;
 }
 
-interface App {
-  Bindings: Client;
-  Variables: { readonly key: string; readonly address: string };
-}
+type App = { Bindings: Client; Variables: { readonly address: string; readonly key: string } };
+type Answer = Response | Promise<Response>;
 
 const TokenRequest = v.pipe(
   v.custom<object>((body) => !Array.isArray(body)), // which valibot would take for an object
   v.object({ page: v.optional(v.string()), visitor: v.optional(v.string()), observe: v.optional(v.boolean()) }),
 );
-
-/** Who only looks has no id. */
-const OBSERVER = { visitor: "", isNew: false };
+const MAX_BODY_BYTES = 4_096;
 const COOKIE_SECONDS = 30 * 86_400;
 const RANGES: Record<string, number> = { hour: 60, day: DAY_MINUTES, week: 7 * DAY_MINUTES, quarter: HISTORY_MINUTES };
 const MAX_POINTS = 720; // of a chart
-const CSP = [
-  "default-src 'none'",
-  "script-src 'self' 'nonce-{{nonce}}'",
-  "style-src 'nonce-{{nonce}}'",
-  "connect-src 'self'",
-  "img-src 'self' data:",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-].join("; ");
+const CSP =
+  "default-src 'none'; script-src 'self' 'nonce-{{nonce}}'; style-src 'nonce-{{nonce}}'; connect-src 'self'; " +
+  "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /** Builds the routes over the parts; the result's `fetch` wants a `Client` beside each request. */
 export function createApp(parts: Parts): Hono<App> {
   const { settings, sites, signer, guard, rooms, pages, journal, engine, assets } = parts;
   const app = new Hono<App>();
-  const metrics = createMetrics(rooms, pages, journal);
+  const metrics = createMetrics(parts);
   pages.onBroadcast = (delayMs) => metrics.broadcast.observe(delayMs / 1_000);
+  const authorization = `Basic ${Buffer.from(`admin:${parts.password}`).toString("base64")}`;
   let salt = { day: "", value: "" };
-
-  const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
-  const isSecure = (c: Context<App>) =>
-    settings.TRUST_PROXY > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
-
-  /** The id of who is asking, new where it must be, or why there is none. */
-  const identify = async (
-    c: Context<App>,
-    site: string,
-    kept: string | undefined,
-  ): Promise<{ visitor: string; isNew: boolean }> => {
-    if (settings.IDENTITY === "hash") {
-      const day = new Date().toISOString().slice(0, 10);
-      if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
-      return {
-        visitor: hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? ""),
-        isNew: false,
-      };
-    }
-    const cookie = getCookie(c, cookieName(site, isSecure(c)));
-    const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, kept);
-    return { visitor: known ?? newVisitor(), isNew: known === undefined };
-  };
-
-  const keepCookie = (c: Context<App>, site: string, signed: string) => {
-    const secure = isSecure(c);
-    const common = { path: "/", httpOnly: true, maxAge: COOKIE_SECONDS } as const;
-    setCookie(c, cookieName(site, secure), signed, {
-      ...common,
-      ...(secure ? { secure, sameSite: "None", partitioned: true } : { sameSite: "Lax" }),
-    });
-  };
 
   /** A refusal as an answer. */
   const refuse = (c: Context, reason: Reason, detail?: string): Response => {
@@ -1670,53 +1555,58 @@ export function createApp(parts: Parts): Hono<App> {
     metrics.refusals.inc({ reason });
     if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
     if (status === 426) c.header("Upgrade", "websocket");
+    if (status === 401) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
     const problem = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? meaning };
     return c.json(problem, status, { "Content-Type": "application/problem+json" });
   };
 
-  /** What the dashboard shows of a site. */
-  const siteState = async ({ site, total, audience }: Room) => ({
-    site,
-    visitors: total,
-    openPages: audience.size,
-    peak: await journal.peak(site),
-    highest: await engine.highest(site),
-    pages: [...rooms.all()]
-      .filter((room) => room.site === site && room.page !== undefined)
-      .map((room) => ({ page: room.page, visitors: room.total }))
-      .toSorted((a, b) => (b.visitors ?? 0) - (a.visitors ?? 0))
-      .slice(0, MAX_SITE_LABELS),
-  });
-
-  /** The origin of a request and the site it belongs to: both undefined unless it is allowed. */
-  const origins = (c: Context<App>) => {
-    const origin = webOrigin(c.req.header("origin"));
-    return { origin: origin?.origin, site: sites.byOrigin(origin, hostOf(c)) };
+  const refuseOrigin = (c: Context<App>) => {
+    const origin = c.req.header("origin")?.slice(0, 255) ?? "A request without Origin";
+    return refuse(c, "origin", `${origin} is not one of the SITES of this service`);
   };
 
-  /** Claims the token; the engine itself decides what holds while it is away, and so this throws only by mistake. */
-  const spend = async (claims: Claims) => {
-    const start = performance.now();
-    try {
-      return await engine.spend(claims, Date.now());
-    } catch (error) {
-      metrics.engineErrors.inc();
-      throw error;
-    } finally {
-      metrics.engine.observe((performance.now() - start) / 1_000);
+  const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
+  const isSecure = (c: Context<App>) =>
+    settings.TRUST_PROXY > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
+
+  /** The origin of a request and the site that it belongs to; undefined unless that may be counted here. */
+  const embedder = (c: Context<App>): { origin: string; site: string } | undefined => {
+    const origin = webUrl(c.req.header("origin"));
+    const site = sites.byOrigin(origin, hostOf(c));
+    return origin === undefined || site === undefined ? undefined : { origin: origin.origin, site };
+  };
+
+  /** Who is asking: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
+  const identify = async (c: Context<App>, site: string, kept: string | undefined) => {
+    if (settings.IDENTITY === "hash") {
+      const day = new Date().toISOString().slice(0, 10);
+      if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
+      const visitor = hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? "");
+      return { visitor, isNew: false };
     }
+    const cookie = getCookie(c, cookieName(site, isSecure(c)));
+    const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, kept);
+    return { visitor: known ?? newVisitor(), isNew: known === undefined };
+  };
+
+  const keepCookie = (c: Context<App>, site: string, signed: string) => {
+    const common = { path: "/", httpOnly: true, maxAge: COOKIE_SECONDS } as const;
+    const secure = { ...common, secure: true, sameSite: "None", partitioned: true } as const;
+    setCookie(c, cookieName(site, isSecure(c)), signed, isSecure(c) ? secure : { ...common, sameSite: "Lax" });
+  };
+
+  /** A public question about a site (the named one, else the asking page's, else the service's own) or a page of it. */
+  const about = (answer: (c: Context<App>, site: string, page: string | undefined) => Answer) => (c: Context<App>) => {
+    const { site: name, page: asked } = c.req.query();
+    const asking = webUrl(c.req.header("origin") ?? c.req.header("referer"));
+    const site = name === undefined ? (sites.byOrigin(asking, hostOf(c)) ?? hostOf(c)) : sites.byName(name, hostOf(c));
+    if (site === undefined) return refuse(c, "site");
+    const page = asked === undefined ? undefined : pageName(asked);
+    return page === undefined && asked !== undefined ? refuse(c, "page") : answer(c, site, page);
   };
 
   const count = async (site: string, page?: string) =>
     rooms.count(site, page) ?? (await engine.count?.(site, page)) ?? 0;
-
-  /** The site that a public question is about: the one it names, else the asking page's, else the service's own. */
-  const siteAskedFor = (c: Context<App>): string | undefined => {
-    const name = c.req.query("site");
-    const host = hostOf(c);
-    if (name !== undefined) return sites.byName(name, host);
-    return sites.byOrigin(webOrigin(c.req.header("origin") ?? c.req.header("referer")), host) ?? host;
-  };
 
   app.use(async (c, next) => {
     const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
@@ -1725,7 +1615,7 @@ export function createApp(parts: Parts): Hono<App> {
     const denied = guard.address(address);
     if (denied !== undefined) c.res = refuse(c, denied);
     else await next();
-    if (c.res.status !== 101) allowOrigin(c); // a socket is bound by its token, and Deno's 101 must stay as it is
+    if (c.res.status !== 101) openToAll(c); // a socket is bound by its token, and Deno's 101 must stay as it is
   });
 
   app.options("*", (c) => {
@@ -1734,86 +1624,86 @@ export function createApp(parts: Parts): Hono<App> {
     return c.body(null, 204);
   });
 
-  app.post("/token", bodyLimit({ maxSize: 4_096, onError: (c) => refuse(c, "size") }), async (c) => {
+  app.post("/token", bodyLimit({ maxSize: MAX_BODY_BYTES, onError: (c) => refuse(c, "size") }), async (c) => {
     const key = c.get("key");
     const limited = guard.tokenRequest(key);
     if (limited !== undefined) return refuse(c, limited);
-    const { origin, site } = origins(c);
-    if (origin === undefined || site === undefined) return refuse(c, "origin", foreign(c));
+    const from = embedder(c);
+    if (from === undefined) return refuseOrigin(c);
     if (settings.COUNT_BOTS === "false" && isbot(c.req.header("user-agent"))) return refuse(c, "bot");
     const text = await c.req.text();
     const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
     if (!body.success) return refuse(c, "body");
-    const page = pageName(body.output.page ?? "/");
-    if (page === undefined) return refuse(c, "page");
-    const { visitor, isNew } = body.output.observe === true ? OBSERVER : await identify(c, site, body.output.visitor);
-    const refused = (isNew ? guard.newVisitor(key) : undefined) ?? pages.refusal(site, visitor, key);
+    const { page = "/", visitor: kept, observe = false } = body.output;
+    const name = pageName(page);
+    if (name === undefined) return refuse(c, "page");
+    const { visitor, isNew } = observe ? { visitor: "", isNew: false } : await identify(c, from.site, kept);
+    const refused = (isNew ? guard.newVisitor(key) : undefined) ?? pages.refusal(from.site, visitor, key);
     if (refused !== undefined) return refuse(c, refused);
     const expires = Date.now() + settings.TOKEN_TTL_SECONDS * 1_000;
-    const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce() });
+    const token = signer.signToken(from.origin, { visitor, page: name, expires, nonce: newNonce() });
     metrics.tokens.inc();
     c.header("Cache-Control", "no-store");
-    if (visitor === "" || settings.IDENTITY === "hash") return c.json({ token });
-    const signed = signer.signVisitor(site, visitor);
-    keepCookie(c, site, signed);
+    if (observe || settings.IDENTITY === "hash") return c.json({ token });
+    const signed = signer.signVisitor(from.site, visitor);
+    keepCookie(c, from.site, signed);
     return c.json({ token, visitor: signed });
   });
 
   app.get("/ws", async (c) => {
     if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
-    const { origin, site } = origins(c);
-    if (origin === undefined || site === undefined) return refuse(c, "origin", foreign(c));
-    const claims = signer.readToken(origin, c.req.query("token") ?? "", Date.now());
-    if (claims === undefined || !(await spend(claims))) return refuse(c, "token");
-    const refused = pages.refusal(site, claims.visitor, c.get("key"));
+    const from = embedder(c);
+    if (from === undefined) return refuseOrigin(c);
+    const claims = signer.readToken(from.origin, c.req.query("token") ?? "", Date.now());
+    const stopTimer = metrics.engine.startTimer();
+    const isGood = claims !== undefined && (await engine.spend(claims, Date.now()));
+    stopTimer();
+    if (!isGood) return refuse(c, "token");
+    const refused = pages.refusal(from.site, claims.visitor, c.get("key"));
     if (refused !== undefined) return refuse(c, refused);
-    const socket = pages.admit(site, claims, c.get("key"));
-    await pages.refresh(socket).catch(report); // so that peak and reading time are in the first frame
-    const response = c.env.upgrade(socket);
-    if (response === undefined) pages.closed(socket);
+    const page = pages.admit(from.site, claims, c.get("key"));
+    await pages.refresh(page).catch(report); // so that the peak and the reading time are in the first frame
+    const response = c.env.upgrade(page);
+    if (response === undefined) pages.closed(page);
     else metrics.upgrades.inc();
     return response ?? refuse(c, "handshake");
   });
 
-  app.get("/count", etag(), async (c) => {
-    const site = siteAskedFor(c);
-    if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
-    const name = c.req.query("page");
-    const page = name === undefined ? undefined : pageName(name);
-    if (name !== undefined && page === undefined) return refuse(c, "page");
+  const answerCount = about(async (c, site, page) => {
     c.header("Cache-Control", "public, max-age=5");
-    return c.json({ site: await count(site), ...(page !== undefined && { page: await count(site, page) }) });
+    const numbers = {
+      site: await count(site),
+      page: page && (await count(site, page)),
+      peak: await journal.peak(site),
+    };
+    return c.json(numbers);
   });
+  app.get("/count", etag(), answerCount);
 
-  app.get("/badge.svg", etag(), async (c) => {
-    const site = siteAskedFor(c);
-    if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
+  const answerBadge = about(async (c, site) => {
     c.header("Cache-Control", "public, max-age=5");
-    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(await count(site))), 200, {
-      "Content-Type": "image/svg+xml; charset=utf-8",
-    });
+    c.header("Content-Type", "image/svg+xml; charset=utf-8");
+    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(await count(site))));
   });
+  app.get("/badge.svg", etag(), answerBadge);
 
-  app.get("/reading", async (c) => {
-    const site = siteAskedFor(c);
-    if (site === undefined) return refuse(c, "unknown", "This site is not one of the SITES of this service");
-    const name = c.req.query("page");
-    const page = name === undefined ? undefined : pageName(name);
-    if (name !== undefined && page === undefined) return refuse(c, "page");
+  const answerReading = about(async (c, site, page) => {
     const sums = await engine.readings(site, page);
     if (page !== undefined) return c.json(readingOf(sums));
-    const byPage = [...Map.groupBy(sums, (sum) => sum.page)].map(([of, its]) => ({ page: of, ...readingOf(its) }));
-    return c.json({ pages: byPage.toSorted((a, b) => b.seconds - a.seconds) });
+    const byPage = Map.groupBy(sums, (sum) => sum.page).entries();
+    const readings = Array.from(byPage, ([name, its]) => Object.assign({ page: name }, readingOf(its)));
+    return c.json({ pages: readings.toSorted((a, b) => b.seconds - a.seconds) });
   });
+  app.get("/reading", answerReading);
 
   for (const name of ["widget.js", "debug.js"] as const) {
-    const script = precompressed(assets[name]);
+    const { tag, encodings } = precompressed(assets[name]);
     app.get(`/${name}`, (c) => {
-      const encoding = acceptedEncoding(c.req.header("accept-encoding") ?? "");
-      const headers = { ETag: script.etag, "Cache-Control": "public, max-age=3600", Vary: "Accept-Encoding" };
-      if (c.req.header("if-none-match")?.includes(script.etag)) return c.body(null, 304, headers);
+      const encoding = preferred(c.req.header("accept-encoding"));
+      const headers = { ETag: tag, "Cache-Control": "public, max-age=3600", Vary: "Accept-Encoding" };
+      if (c.req.header("if-none-match")?.includes(tag)) return c.body(null, 304, headers);
       if (encoding !== "identity") c.header("Content-Encoding", encoding);
-      return c.body(script[encoding], 200, { ...headers, "Content-Type": "text/javascript; charset=utf-8" });
+      return c.body(encodings[encoding], 200, { ...headers, "Content-Type": "text/javascript; charset=utf-8" });
     });
   }
 
@@ -1829,62 +1719,73 @@ export function createApp(parts: Parts): Hono<App> {
   app.get("/", page("home.html"));
   app.get("/check", page("check.html"));
 
+  /** What the service sees of a request: the other half of what /check finds out in the browser. */
   app.get("/check/request", (c) => {
-    const asked = c.req.query("site");
-    const { origin } = URL.parse(asked?.includes("://") ? asked : `https://${asked}`) ?? {};
+    const asked = c.req.query("site") ?? "";
+    const host = hostOf(c);
     return c.json({
       address: c.get("address"),
       socketAddress: c.env.address,
       forwardedFor: c.req.header("x-forwarded-for"),
       forwardedProto: c.req.header("x-forwarded-proto"),
       trustProxy: settings.TRUST_PROXY,
-      host: hostOf(c),
-      site: asked === undefined ? undefined : sites.byName(asked, hostOf(c)),
-      suggestion: origin === undefined ? undefined : origin.replace(/^https:\/\//, ""),
       heartbeatSeconds: settings.HEARTBEAT_SECONDS,
       identity: settings.IDENTITY,
+      host,
+      site: sites.byName(asked, host) ?? sites.byOrigin(webUrl(asked), host),
     });
   });
 
-  const admin: MiddlewareHandler<App> = async (c, next) => {
-    const right = `Basic ${Buffer.from(`admin:${parts.password}`).toString("base64")}`;
-    const refused = guard.password(c.get("key"), c.req.header("authorization"), right);
-    if (refused === "password") c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
-    if (refused !== undefined) return refuse(c, refused);
-    await next();
+  const operator: MiddlewareHandler<App> = async (c, next) => {
+    const refused = guard.password(c.get("key"), c.req.header("authorization"), authorization);
+    if (refused === undefined) return next();
+    return refuse(c, refused);
   };
-  app.use("/dashboard/*", admin);
-  app.get("/dashboard", page("dashboard.html"));
-  app.get("/dashboard/state", async (c) => {
-    const refusals = (await metrics.refusals.get()).values.map(({ labels, value }) => [labels.reason, value]);
-    return c.json({
-      node: {
-        runtime: typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`,
-        startedAt: new Date(performance.timeOrigin).toISOString(),
-        memory: process.memoryUsage.rss(),
-        connections: pages.size,
-        maxConnections: settings.MAX_CONNECTIONS,
-        engine: settings.REDIS_URL === undefined ? "embedded" : "redis",
-        stale: pages.stale,
-        journalErrors: journal.failures,
-      },
-      sites: await Promise.all(largestSites(rooms).slice(0, MAX_SITE_LABELS).map(siteState)),
-      refusals: Object.fromEntries(refusals),
-    });
-  });
-  app.get("/dashboard/history", async (c) => {
-    const minutes = RANGES[c.req.query("range") ?? "hour"];
-    const site = siteAskedFor(c);
-    if (site === undefined || minutes === undefined) return refuse(c, "unknown");
-    const step = Math.ceil(minutes / MAX_POINTS);
-    const now = Math.floor(Date.now() / MINUTE);
-    const from = now - minutes - ((now - minutes) % step);
-    return c.json({ from, to: now, step, points: await engine.history(site, from, step) });
-  });
-  app.use("/metrics", admin);
+  app.use("/dashboard/*", operator);
+  app.use("/metrics", operator);
+
   app.get("/metrics", async (c) =>
-    c.body(await metrics.registry.metrics(), 200, { "Content-Type": Registry.PROMETHEUS_CONTENT_TYPE }),
+    c.body(await metrics.text(), 200, { "Content-Type": Registry.PROMETHEUS_CONTENT_TYPE }),
   );
+  app.get("/dashboard", page("dashboard.html"));
+
+  app.get("/dashboard/state", async (c) => {
+    const { values } = await metrics.refusals.get();
+    const node = {
+      runtime: typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`,
+      startedAt: Math.round(performance.timeOrigin),
+      memory: process.memoryUsage.rss(),
+      connections: pages.size,
+      maxConnections: settings.MAX_CONNECTIONS,
+      engine: settings.REDIS_URL === undefined ? "embedded" : "redis",
+      engineErrors: engine.failures,
+      journalErrors: journal.failures,
+      stale: pages.stale,
+    };
+    const refusals = Object.fromEntries(values.map(({ labels, value }) => [labels["reason"], value]));
+    return c.json({ node, refusals, sites: await Promise.all(largest(rooms).map(siteState)) });
+  });
+
+  const siteState = async ({ room, audience, pages: its }: Site) => ({
+    site: room.site,
+    visitors: room.total,
+    openPages: audience,
+    peak: await journal.peak(room.site),
+    highest: await engine.highest(room.site),
+    pages: Array.from(its.values(), ({ page: name, total }) => ({ page: name, visitors: total ?? 0 }))
+      .toSorted((a, b) => b.visitors - a.visitors)
+      .slice(0, MAX_SITE_LABELS),
+  });
+
+  const answerHistory = about(async (c, site) => {
+    const minutes = RANGES[c.req.query("range") ?? "hour"];
+    if (minutes === undefined) return refuse(c, "unknown");
+    const step = Math.ceil(minutes / MAX_POINTS);
+    const to = Math.floor(Date.now() / MINUTE);
+    const from = (Math.floor((to - minutes) / step) + 1) * step;
+    return c.json({ from, to, step, points: await engine.history(site, from, step) });
+  });
+  app.get("/dashboard/history", answerHistory);
 
   app.get("/healthz", (c) => c.text("ok"));
   app.get("/readyz", (c) => (pages.draining ? refuse(c, "draining") : c.text("ok")));
@@ -1898,7 +1799,7 @@ export function createApp(parts: Parts): Hono<App> {
 }
 
 /** Any page may read any answer: what is public is public, and a refusal is of use only if its page can read it. */
-function allowOrigin(c: Context): void {
+function openToAll(c: Context): void {
   const { headers } = c.res;
   headers.set("Access-Control-Allow-Origin", c.req.header("origin") ?? "*");
   headers.set("Access-Control-Allow-Credentials", "true");
@@ -1907,51 +1808,40 @@ function allowOrigin(c: Context): void {
   headers.append("Vary", "Origin");
 }
 
-const foreign = (c: Context) =>
-  `${c.req.header("origin")?.slice(0, 255) ?? "A request without Origin"} is not one of the SITES of this service`;
-
 /** One cookie a site, since visitors are not to be followed from one to another. `__Host-` needs https. */
-const cookieName = (site: string, secure: boolean) => `${secure ? "__Host-" : ""}headcount-${digest(site)}`;
-
-const digest = (text: string) => createHash("sha256").update(text).digest("base64url").slice(0, 10);
+const cookieName = (site: string, secure: boolean) =>
+  `${secure ? "__Host-" : ""}headcount-${digest(site).slice(0, 10)}`;
 
 const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
-/** The best of the encodings that the client accepts (RFC 9110, 12.5.3). */
-function acceptedEncoding(header: string): "br" | "gzip" | "identity" {
-  const accepted = header
-    .split(",")
-    .filter((entry) => !/;\s*q=0(\.0*)?\s*$/.test(entry))
-    .map((entry) => entry.split(";")[0]?.trim());
-  return (["br", "gzip"] as const).find((encoding) => accepted.includes(encoding)) ?? "identity";
+/** The best of our encodings that the client accepts (RFC 9110, 12.5.3). */
+function preferred(acceptEncoding = ""): "br" | "gzip" | "identity" {
+  const accepts = (name: string) =>
+    new RegExp(`(^|[\\s,])${name}(?!\\s*;\\s*q=0(\\.0*)?\\s*(,|$))\\b`).test(acceptEncoding);
+  return accepts("br") ? "br" : accepts("gzip") ? "gzip" : "identity";
 }
 
 function precompressed(text: string) {
   const identity = Buffer.from(text);
-  const etag = `"${digest(text)}"`;
-  return { identity, br: brotliCompressSync(identity), gzip: gzipSync(identity, { level: 9 }), etag };
+  const encodings = { identity, br: brotliCompressSync(identity), gzip: gzipSync(identity, { level: 9 }) };
+  return { tag: `"${digest(text)}"`, encodings };
 }
 
 // ── Sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 // What differs between Bun and Deno, and nothing else.
 
-interface Server {
-  readonly port: number;
-  /** Closes the port and all connections. */
-  stop(): Promise<void>;
-}
-
-type Serve = (app: Hono<App>, pages: Pages, settings: Settings) => Server;
+/** Opens the port and returns its number. */
+type Serve = (app: Hono<App>, pages: Pages, settings: Settings) => number;
 
 const serveOnBun: Serve = (app, pages, settings) => {
-  const server = Bun.serve<Socket>({
+  const server = Bun.serve<OpenPage>({
     port: settings.PORT,
     hostname: settings.HOST,
     idleTimeout: 10, // of requests; sockets have their own
     fetch: (request, bun) =>
       app.fetch(request, {
         address: bun.requestIP(request)?.address ?? "",
-        upgrade: (socket) => (bun.upgrade(request, { data: socket }) ? SWITCHED : undefined),
+        upgrade: (page) => (bun.upgrade(request, { data: page }) ? SWITCHED : undefined),
       }),
     websocket: {
       idleTimeout: 0, // never fires on a service that sends (Bun 1.4.5): see Pages.sweep
@@ -1965,7 +1855,7 @@ const serveOnBun: Serve = (app, pages, settings) => {
       close: contain((wire) => pages.closed(wire.data)),
     },
   });
-  return { port: server.port ?? settings.PORT, stop: () => server.stop(true) };
+  return server.port ?? settings.PORT;
 };
 
 /** What the app returns once Bun has answered the upgrade by itself. */
@@ -1973,26 +1863,25 @@ const SWITCHED = new Response(null, { status: 101 });
 
 const serveOnDeno: Serve = (app, pages, settings) => {
   const idleTimeout = 2 * settings.HEARTBEAT_SECONDS; // pings at half of it, and is not deferred by sends
-  const upgrade = (request: Request, socket: Socket): Response | undefined => {
+  const upgrade = (request: Request, page: OpenPage): Response | undefined => {
     try {
       const { socket: wire, response } = Deno.upgradeWebSocket(request, { idleTimeout });
       wire.binaryType = "arraybuffer";
-      wire.onopen = contain(() => pages.opened(socket, wire));
-      wire.onmessage = contain((event) => pages.received(socket, event.data));
-      wire.onclose = contain(() => pages.closed(socket));
-      wire.onerror = contain(() => pages.closed(socket));
+      wire.onopen = contain(() => pages.opened(page, wire));
+      wire.onmessage = contain((event) => pages.received(page, event.data));
+      wire.onclose = contain(() => pages.closed(page));
+      wire.onerror = contain(() => pages.closed(page));
       return response;
     } catch {
       return undefined; // deliberate: Deno throws for a broken handshake, which is the client's fault and told to it
     }
   };
-  const server = Deno.serve({ port: settings.PORT, hostname: settings.HOST, onListen: () => {} }, (request, info) =>
-    app.fetch(request, { address: info.remoteAddr.hostname, upgrade: (socket) => upgrade(request, socket) }),
+  const options = { port: settings.PORT, hostname: settings.HOST, onListen: () => {} };
+  const server = Deno.serve(options, (request, info) =>
+    app.fetch(request, { address: info.remoteAddr.hostname, upgrade: (page) => upgrade(request, page) }),
   );
-  return { port: server.addr.port, stop: () => server.shutdown() };
+  return server.addr.port;
 };
-
-// ── Main ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** @throws {Error} that names the address, since the runtimes do not */
 const listen: Serve = (app, pages, settings) => {
@@ -2003,39 +1892,38 @@ const listen: Serve = (app, pages, settings) => {
   }
 };
 
-declare const BUNDLED: Assets | undefined;
+// ── Main ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function readAssets(): Assets {
-  if (typeof BUNDLED !== "undefined") return BUNDLED;
-  const read = (name: string) => readFileSync(new URL(`dist/${name}`, import.meta.url), "utf8");
-  return Object.fromEntries(ASSETS.map((name) => [name, read(name)])) as Assets;
-}
+const HOLD_MS = 15_000; // how long a restarted node counts those who were online before
 
 async function main(): Promise<void> {
   const settings = readSettings(process.env);
-  const assets = readAssets();
-  const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
   const engine = await openEngine(settings);
   const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
   const guard = new Guard(settings);
-  const rooms = new Rooms(
-    settings.GRACE_SECONDS * 1_000,
-    engine.share?.({
-      total: (room, total) => rooms.setTotal(room, total, performance.now()),
-      stale: (stale) => pages.setStale(stale),
-    }),
-  );
+  const rooms = new Rooms(settings.GRACE_SECONDS * 1_000, engine.share?.({ total: changeTotal, stale: changeStale }));
   const sites = new Sites(settings.SITES);
   const journal = new Journal(engine, rooms, sites);
-  const pages: Pages = new Pages(rooms, guard, journal, settings.HEARTBEAT_SECONDS * 1_000);
-  const start = performance.now();
-  for (const member of await engine.held()) rooms.hold(member, start + HOLD_MS, start);
-  const app = createApp({ settings, sites, signer, guard, rooms, pages, journal, engine, assets, password });
-  const server = listen(app, pages, settings);
+  const pages = new Pages(rooms, guard, journal, settings.HEARTBEAT_SECONDS * 1_000);
+  const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
+  const parts = { settings, sites, signer, guard, rooms, pages, journal, engine, password, assets: readAssets() };
+
+  function changeTotal(room: Room, total: number) {
+    rooms.setTotal(room, total, performance.now());
+    pages.flushSoon();
+  }
+  function changeStale(stale: boolean) {
+    pages.setStale(stale);
+  }
+
+  const now = performance.now();
+  for (const member of await engine.held()) rooms.hold(member, now + HOLD_MS, now);
+  const port = listen(createApp(parts), pages, settings);
   const stopClocks = pages.start();
-  announce(settings, server.port, password);
+  announce(parts, port);
   await new Promise((resolve) => ["SIGINT", "SIGTERM"].forEach((signal) => process.once(signal, resolve)));
-  log("info", "stopping");
+
+  log("info", "stopping", { pages: pages.size });
   await engine.hold(rooms.members()).catch(report); // before any page leaves
   await pages.drain();
   stopClocks();
@@ -2051,18 +1939,28 @@ async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Pro
   return RedisEngine.open(REDIS_URL, { tokenTtlMs: TOKEN_TTL_SECONDS * 1_000, log });
 }
 
-/** Says where the service is and what to paste. */
-function announce(settings: Settings, port: number, password: string): void {
-  const host = ["0.0.0.0", "::"].includes(settings.HOST)
-    ? "localhost"
-    : settings.HOST.includes(":")
-      ? `[${settings.HOST}]`
-      : settings.HOST;
+declare const BUNDLED: Assets | undefined;
+
+function readAssets(): Assets {
+  if (typeof BUNDLED !== "undefined") return BUNDLED;
+  const folder = new URL("dist/", import.meta.url);
+  return Object.fromEntries(ASSETS.map((name) => [name, readFileSync(new URL(name, folder), "utf8")])) as Assets;
+}
+
+/** Says where the service is and what to paste; on a terminal so that it can be copied from there. */
+function announce({ settings, password }: Parts, port: number): void {
+  const { HOST, SITES, ADMIN_PASSWORD } = settings;
+  const host = HOST === "0.0.0.0" || HOST === "::" ? "localhost" : HOST.includes(":") ? `[${HOST}]` : HOST;
   const url = `http://${host}:${port}/`;
-  const snippet = `<span data-headcount>–</span> people here now <script async src="${url}widget.js"></script>`;
-  if (settings.SITES === undefined)
+  const snippet = `<span data-headcount>–</span> people here now\n<script async src="${url}widget.js"></script>`;
+  const secret = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
+  if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  log("info", "ready", { url, snippet, ...(settings.ADMIN_PASSWORD === undefined && { user: "admin", password }) });
+  if (!process.stdout.isTTY) return log("info", "ready", { url, snippet, ...secret });
+  process.stdout.write(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n\n`);
+  process.stdout.write(
+    `Dashboard: ${url}dashboard${secret.password ? ` (user admin, password ${password}, made for this run)` : ""}\n`,
+  );
 }
 
 if (import.meta.main) {

@@ -9,13 +9,13 @@ import {
   Journal,
   limitKey,
   pageName,
+  type OpenPage,
   Pages,
   parseSite,
   readSettings,
   Rooms,
   Signer,
   Sites,
-  type Socket,
 } from "../server.ts";
 
 describe("settings", () => {
@@ -253,9 +253,9 @@ describe("routes", () => {
     const password = "correct horse";
     const signer = new Signer("a secret of some length");
     const app = createApp({ settings, sites, signer, guard, rooms, pages, journal, engine, assets, password });
-    const admitted: Socket[] = [];
-    const upgrade = (socket: Socket) => {
-      admitted.push(socket);
+    const admitted: OpenPage[] = [];
+    const upgrade = (page: OpenPage) => {
+      admitted.push(page);
       return new Response(null, { status: 101 });
     };
     const request = (

@@ -94,9 +94,9 @@ function headcount(script: HTMLScriptElement) {
     show();
   };
 
-  /** Nobody confirms the number any more: stale at once, gone after a while. While it is polled, it lives on. */
+  /** Nobody confirms the number any more: stale at once, gone after a while. */
   const fade = () => {
-    if (expiry || failures >= SOCKET_FAILURES) return;
+    if (expiry) return;
     expiry = setTimeout(() => {
       counts = {};
       show();
@@ -130,8 +130,11 @@ function headcount(script: HTMLScriptElement) {
   };
 
   const requestToken = async (): Promise<string> => {
-    const body = JSON.stringify({ page, observe, visitor: visitor() }); // a text, which needs no preflight
-    const answer = await request("token", { method: "POST", credentials: "include", body });
+    const answer = await request("token", {
+      method: "POST",
+      credentials: "include",
+      body: JSON.stringify({ page, observe, visitor: visitor() }), // a text, which needs no preflight
+    });
     visitor(answer.visitor);
     return answer.token;
   };
@@ -155,8 +158,9 @@ function headcount(script: HTMLScriptElement) {
       if (!signal.aborted) open(token, signal);
     } catch (refusal: any) {
       // a Response, or a network error without its properties
-      if (signal.aborted) return;
       failures = 0;
+      fade();
+      if (signal.aborted) return;
       if (refusal.status === 403) {
         const problem = await refusal.json().catch(() => ({ title: "403", detail: server }));
         halt(problem.title + ": " + problem.detail);
@@ -187,7 +191,7 @@ function headcount(script: HTMLScriptElement) {
   /** The connection is gone, or did not come to be. Tries again after the floor and full jitter over the window. */
   const lose = (floorMs = 0, windowMs = 0) => {
     attempt.abort();
-    fade();
+    if (!failures) fade(); // else it is stale already, or lives on by polling
     const backoff = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** losses++);
     const wait = failures > SOCKET_FAILURES ? POLL_MS : floorMs + Math.random() * (windowMs || backoff);
     arm(Math.min(MAX_WAIT_MS, Math.max(MIN_WAIT_MS, wait)), connect);
@@ -198,7 +202,6 @@ function headcount(script: HTMLScriptElement) {
     attempt.abort();
     clearTimeout(timer);
     deadline = Infinity;
-    failures = 0;
     fade();
   };
 
@@ -263,9 +266,9 @@ function headcount(script: HTMLScriptElement) {
   }
   on("popstate hashchange", tell);
   on("pointermove pointerdown keydown scroll visibilitychange", input); // a touch is a pointer, too
-  on("visibilitychange resume online", () => {
+  on("online resume visibilitychange", () => {
     if (Date.now() <= deadline) return;
-    fade();
+    if (!failures) fade();
     void connect();
   });
   on("pagehide", leave);
@@ -286,9 +289,9 @@ const format = (kind: keyof Counts, value: number) => {
     options = { style: "unit", unit: "minute" };
   }
   try {
-    return value.toLocaleString(document.documentElement.lang || [], options);
+    return value.toLocaleString(document.documentElement.lang, options);
   } catch {
-    return value.toLocaleString([], options); // `lang="en_US"` and its like throw
+    return value.toLocaleString([], options); // no language, or none that there is, such as "en_US"
   }
 };
 
