@@ -65,7 +65,7 @@ const GAP_MS = 20; // between two syncs of a site: at 20 nodes, a thousand messa
 const BATCH = 1_000; // members in one script: about 3 ms of Redis
 const CONNECT_MS = 30_000; // how long a starting node waits for Redis
 const RETRY_MAX_MS = 500;
-const MARK_SECONDS = 3_600; // how long a journal batch may be repeated
+const MARK_SECONDS = 86_400; // how long a part of the journal may be repeated
 const SALT_SECONDS = 2 * 86_400;
 const DAY_MINUTES = 1_440;
 
@@ -242,6 +242,8 @@ type Client = Redis | Cluster;
 
 class Link {
   readonly client: Client;
+  /** How many commands have failed. */
+  failures = 0;
   onAway: (reason: string) => void = () => {};
   onBack: () => void = () => {};
   #away = false;
@@ -257,6 +259,7 @@ class Link {
     });
   }
 
+  /** Whether commands fail at once. */
   get away(): boolean {
     return this.#away;
   }
@@ -272,6 +275,7 @@ class Link {
     try {
       return await command(this.client);
     } catch (error) {
+      this.failures += 1;
       if (!(error instanceof ReplyError)) this.#lose(messageOf(error)); // a refusal is an answer
       throw error;
     }
@@ -319,12 +323,13 @@ interface Events {
 }
 
 function listen(client: Client, events: Events): void {
-  for (const [event, listener] of Object.entries(events)) client.on(event, listener as (argument: unknown) => void);
+  for (const [event, listener] of Object.entries(events))
+    client.on(event as "error", listener as (error: unknown) => void);
 }
 
 /** Connects, and finds out what kind of Redis this is. @throws {Error} when it refuses, or is not there within 30 s */
 async function connect(url: string, timeoutMs: number, log: Options["log"]): Promise<Client> {
-  const options: RedisOptions = {
+  const options = {
     commandTimeout: timeoutMs,
     socketTimeout: timeoutMs * 2, // a connection that is silent in the middle of something is given up
     enableOfflineQueue: false,
@@ -332,7 +337,7 @@ async function connect(url: string, timeoutMs: number, log: Options["log"]): Pro
     maxRetriesPerRequest: 0, // what was under way when the connection broke has failed
     retryStrategy: (times) => Math.min(50 * times, RETRY_MAX_MS),
     reconnectOnError: (error) => error.message.startsWith("READONLY"), // the primary has moved
-  };
+  } satisfies RedisOptions;
   const client = new Redis(url, options);
   await ready(client, log);
   if (!/redis_mode:cluster/.test(await client.info("server"))) return client;
@@ -425,8 +430,9 @@ interface Site {
   reaping: boolean;
   scheduled: boolean;
   epoch: number | undefined;
-  /** Version of the last message; the version that was due at `checkedAt`, so that by the next check it must be heard. */
+  /** Versions: of the last message, of the last answer, and of the answer at `checkedAt`, which must be heard a beat later. */
   heard: number;
+  answered: number;
   due: number;
   checkedAt: number;
   /** Totals are the last known ones plus local changes, until a sync after `settledAt` has asked for all. */
@@ -519,7 +525,7 @@ class Sharing implements Membership {
     clearInterval(this.#ticker);
     this.#leaseMs = this.#times.hold;
     const sites = [...this.#sites.values()];
-    await Promise.all(sites.map((site) => site.pumping));
+    await Promise.all(sites.map(async (site) => site.pumping));
     await Promise.all(sites.map((site) => this.#pump(site)));
   }
 
@@ -554,6 +560,7 @@ class Sharing implements Membership {
       scheduled: false,
       epoch: undefined,
       heard: 0,
+      answered: 0,
       due: 0,
       checkedAt: 0,
       guessing: false,
@@ -697,7 +704,8 @@ class Sharing implements Membership {
   // Hearing
 
   #subscribe(): Client {
-    const subscriber = this.#link.client.duplicate();
+    const { client } = this.#link;
+    const subscriber = client instanceof Redis ? client.duplicate() : client.duplicate();
     subscriber.on("message", (_channel: string, text: string) => this.#hear(JSON.parse(text)));
     const subscribe = async () => {
       await subscriber.subscribe(this.#channel);
@@ -731,21 +739,27 @@ class Sharing implements Membership {
     if (!site.guessing) this.#tell(shown, total);
   }
 
-  /** Messages of one beat ago must have been heard by now; and versions only ever grow, unless Redis lost some. */
+  /** Versions only ever grow, unless Redis lost some; and a message of one beat ago must have been heard by now. */
   #checkVersion(site: Site, version: number, now: number): void {
-    const isFirst = site.batch === 1;
-    if (isFirst || version < site.heard) {
-      site.heard = version;
-      if (!isFirst) for (const shown of site.rooms.values()) shown.version = 0;
-      if (!isFirst) this.#askAll(site);
-    } else if (now < site.checkedAt + this.#times.beat) return;
-    else if (site.heard < site.due) {
-      site.heard = version;
-      this.#askAll(site);
+    if (site.batch === 1) site.heard = version;
+    else if (version < site.answered) {
+      for (const shown of site.rooms.values()) shown.version = 0;
+      this.#heardTo(site, version);
+    } else if (now >= site.checkedAt + this.#times.beat && site.heard < site.due) {
+      this.#heardTo(site, version);
       if (this.#subscriber.status === "ready") this.#subscriber.disconnect(true); // it may be dead without knowing it
     }
+    site.answered = version;
+    if (now < site.checkedAt + this.#times.beat) return;
     site.due = version;
     site.checkedAt = now;
+  }
+
+  /** What was said up to a version did not reach this node. */
+  #heardTo(site: Site, version: number): void {
+    site.heard = version;
+    site.due = version;
+    this.#askAll(site);
   }
 
   #askAll(site: Site): void {
@@ -807,6 +821,13 @@ interface Secret {
 /** Seconds of a reading are kept as whole milliseconds, under the bucket's number with this behind it. */
 const MS = "ms";
 
+/** A part of the journal that was sent to Redis, which has not said whether it arrived. */
+interface Unsure {
+  readonly id: string;
+  readonly site: string;
+  readonly entries: JournalEntries;
+}
+
 export class RedisEngine implements Engine {
   readonly #link: Link;
   readonly #options: Required<Options>;
@@ -820,10 +841,15 @@ export class RedisEngine implements Engine {
   #turnAt = 0;
   /** Nonces that go to Redis at the end of this turn of the event loop. */
   #claims = new Map<number, (isFree: boolean) => void>();
-  /** Batches of the journal that may have to be repeated, by the very object, and this engine's name in their ids. */
-  readonly #batches = new WeakMap<JournalEntries, string>();
+  /** Journal batches by number and this engine's name; those that may not have arrived go first the next time. */
   readonly #name = newNode();
-  #recorded = 0;
+  #batch = 0;
+  #unsure: Unsure[] = [];
+
+  /** How many commands have failed. */
+  get failures(): number {
+    return this.#link.failures;
+  }
 
   private constructor(client: Client, options: Required<Options>) {
     this.#options = options;
@@ -906,15 +932,15 @@ export class RedisEngine implements Engine {
   }
 
   /**
-   * Each site's part is all or nothing. After a failure the same object may be given again, and is not added twice to
-   * the sites that had it.
+   * Each site's part is all or nothing, and is added once: what was sent and not answered is repeated by this engine, under
+   * the same number. It throws only when nothing of the entries was sent.
    */
   async record(entries: JournalEntries): Promise<void> {
-    const id = this.#batches.get(entries) ?? `${this.#name}${(this.#recorded += 1)}`;
-    this.#batches.set(entries, id);
+    for (const part of this.#unsure.splice(0)) await this.#recordPart(part);
+    if (this.#link.away || this.#unsure.length > 0) throw new Error("Redis does not take the journal");
+    const id = `${this.#name}${(this.#batch += 1)}`;
     const sites = new Set([...entries.readings, ...entries.peaks].map(({ site }) => site));
-    const outcomes = await Promise.allSettled([...sites].map((site) => this.#recordSite(id, site, entries)));
-    for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+    await Promise.all([...sites].map((site) => this.#recordPart({ id, site, entries })));
   }
 
   async readings(site: string, page?: string): Promise<ReadingSum[]> {
@@ -972,7 +998,12 @@ export class RedisEngine implements Engine {
     for (const [index, [, resolve]] of claims.entries()) resolve(!Array.isArray(free) || free[index] === 1);
   }
 
-  async #recordSite(id: string, site: string, { readings, peaks }: JournalEntries): Promise<void> {
+  async #recordPart(part: Unsure): Promise<void> {
+    const { keys, args } = this.#journalArguments(part);
+    await this.#link.run(RECORD, keys, args).catch(() => this.#unsure.push(part));
+  }
+
+  #journalArguments({ id, site, entries: { readings, peaks } }: Unsure) {
     const key = (name: string) => this.#key(site, name);
     const keys = [key(`wrote:${this.#name}`), key("pages"), key(`read:${OTHER_PAGES}`), key("highest")];
     const args: (string | number)[] = [id, MARK_SECONDS, MAX_PAGES_A_SITE, 0];
@@ -986,7 +1017,7 @@ export class RedisEngine implements Engine {
       keys.push(this.#dayKey(site, day));
       args.push(minute, minute % DAY_MINUTES, (day + 1 + HISTORY_DAYS) * 86_400, peak);
     }
-    await this.#link.run(RECORD, keys, args);
+    return { keys, args };
   }
 
   /** Makes the secret unless there is one, and answers which it is. */

@@ -870,8 +870,8 @@ const SQL = {
     WHERE site = ?1 AND minute >= ?2 GROUP BY 1 ORDER BY 1`,
 };
 const RESTART_MS = 120_000; // whoever was online before a longer stop has given up, or come to another number
-const MAX_PAGES_A_SITE = 10_000; // further ones are summed up as OTHER_PAGES
-const OTHER_PAGES = "(other)";
+export const MAX_PAGES_A_SITE = 10_000; // further ones are summed up as OTHER_PAGES
+export const OTHER_PAGES = "(other)";
 const HISTORY_MINUTES = 90 * 24 * 60;
 
 export class EmbeddedEngine implements Engine {

@@ -5,7 +5,8 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { brotliDecompressSync, gunzipSync } from "node:zlib";
 import { type Answer, ask, encodeFrame, type Page, Visitor, upgrade, userAgent } from "./support/client.ts";
-import { endServices, refuseToStart, type Runtime, runtimes, Service, temporaryFolder } from "./support/service.ts";
+import { temporaryFolder } from "./support/leftovers.ts";
+import { endServices, refuseToStart, type Runtime, runtimes, Service } from "./support/service.ts";
 import { once, sleep, until } from "./support/waiting.ts";
 
 setDefaultTimeout(30_000);

@@ -1,9 +1,15 @@
-/** Loaded before all tests (bunfig.toml): leaves no process behind, and says at the end what was not run. */
+/** Loaded before all tests (bunfig.toml): leaves nothing behind, and says at the end what was not run. */
 import { afterAll } from "bun:test";
+import { removeLeftovers } from "./support/leftovers.ts";
 import { skippedSuites } from "./support/needs.ts";
-import { killServices } from "./support/service.ts";
+
+for (const signal of ["SIGINT", "SIGTERM"] as const)
+  process.once(signal, () => {
+    removeLeftovers();
+    process.exit(1);
+  });
 
 afterAll(() => {
-  killServices();
+  removeLeftovers();
   for (const suite of skippedSuites) process.stderr.write(`skipped: ${suite}\n`);
 });

@@ -157,7 +157,7 @@ function headcount(script: HTMLScriptElement) {
         : navigator.locks.request(key, { signal }, requestToken));
       if (!signal.aborted) open(token, signal);
     } catch (refusal: any) {
-      // a Response, or a network error without its properties
+      // HTTP has failed: by an answer, by a network error (with none of an answer's properties), or by taking too long.
       failures = 0;
       fade();
       if (signal.aborted) return;
@@ -191,7 +191,7 @@ function headcount(script: HTMLScriptElement) {
   /** The connection is gone, or did not come to be. Tries again after the floor and full jitter over the window. */
   const lose = (floorMs = 0, windowMs = 0) => {
     attempt.abort();
-    if (!failures) fade(); // else it is stale already, or lives on by polling
+    if (!failures) fade(); // otherwise it is stale already, or being polled
     const backoff = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** losses++);
     const wait = failures > SOCKET_FAILURES ? POLL_MS : floorMs + Math.random() * (windowMs || backoff);
     arm(Math.min(MAX_WAIT_MS, Math.max(MIN_WAIT_MS, wait)), connect);

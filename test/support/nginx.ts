@@ -3,8 +3,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { ask } from "./client.ts";
+import { adopt, temporaryFolder } from "./leftovers.ts";
 import { pathOf } from "./needs.ts";
-import { temporaryFolder } from "./service.ts";
 import { until } from "./waiting.ts";
 
 /** The README has this text; proxy.test.ts fails when it does not. For a file in /etc/nginx/conf.d. */
@@ -98,18 +98,16 @@ export async function startNginx(upstream: string, seconds: number): Promise<Pro
   };
   writeFileSync(join(folder, "headcount.conf"), fill(places));
   writeFileSync(join(folder, "nginx.conf"), surroundings(join(folder, "headcount.conf")));
-  const child = Bun.spawn([pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"], {
-    stdin: "ignore",
-    stdout: "ignore",
-    stderr: Bun.file(join(folder, "error.log")),
-  });
+  const errors = Bun.file(join(folder, "error.log"));
+  const command = [pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"];
+  const child = adopt(Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: errors }));
   const url = `https://127.0.0.1:${port}`;
   const stop = async (): Promise<void> => {
     child.kill("SIGKILL");
     await child.exited;
   };
   const answers = async (): Promise<boolean> => {
-    if (child.exitCode !== null) throw new Error(`nginx ended: ${await Bun.file(join(folder, "error.log")).text()}`);
+    if (child.exitCode !== null) throw new Error(`nginx ended: ${await errors.text()}`);
     return ask(url, "GET /healthz").then(
       ({ status }) => status === 200,
       () => false,

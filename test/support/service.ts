@@ -1,7 +1,6 @@
 /** The service as its owner runs it: a child process on Bun or Deno, known by its environment, logs and signals. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { adopt } from "./leftovers.ts";
 import { within } from "./waiting.ts";
 
 export type Runtime = "bun" | "deno";
@@ -31,14 +30,10 @@ const environment = (settings: Settings): Record<string, string> => ({
   ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, String(value)])),
 });
 
-const spawn = (runtime: Runtime, settings: Settings) =>
-  Bun.spawn(commands[runtime], {
-    cwd: root,
-    env: environment(settings),
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "pipe",
-  });
+const spawn = (runtime: Runtime, settings: Settings) => {
+  const options = { cwd: root, env: environment(settings), stdin: "ignore", stdout: "pipe", stderr: "pipe" } as const;
+  return adopt(Bun.spawn(commands[runtime], options));
+};
 
 /** Every line as it comes; resolves at the end of the stream. */
 async function readLines(stream: ReadableStream<Uint8Array>, heard: (line: string) => void): Promise<void> {
@@ -160,22 +155,7 @@ export async function refuseToStart(runtime: Runtime, settings: Settings): Promi
 /** For `afterAll` of a file: ends all of its services, and fails when one died by itself or logged an error. */
 export function endServices(): void {
   const complaints = [...services].flatMap((service) => service.complaint ?? []);
-  killServices();
-  if (complaints.length) throw new Error(complaints.join("\n"));
-}
-
-/** The safety net of ../setup.ts. */
-export function killServices(): void {
   for (const service of services) service.kill();
   services.clear();
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
-}
-
-const folders: string[] = [];
-
-/** An empty folder, removed together with the services. */
-export function temporaryFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), "headcount-test-"));
-  folders.push(folder);
-  return folder;
+  if (complaints.length) throw new Error(complaints.join("\n"));
 }
