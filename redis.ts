@@ -123,27 +123,28 @@ end
  * The same batch sent again changes nothing.
  */
 const SYNC = script(`${COMMON}
-local node, batch, size, lease, keep, channel, site, changes = unpack(ARGV)
+local node, batch, size, lease, keep, channel, site, changes = unpack(ARGV, 1, 8)
 batch = tonumber(batch)
 local epoch = redis.call("HGET", meta, "epoch")
 if not epoch then
   redis.call("UNLINK", nodes, refs, totals)
   epoch = string.format("%.0f", now)
   redis.call("HSET", meta, "epoch", epoch)
+  redis.call("PEXPIRE", meta, keep)
 end
 local ends = tonumber(redis.call("ZSCORE", nodes, node) or 0) -- 0: not there, below it: being reaped
 local heard = tonumber(redis.call("HGET", meta, node) or 0)
 local held = redis.call("SCARD", members)
 local again = heard == batch and ends > 0
-if ends < 0 or not again and (heard ~= batch - 1 or held ~= tonumber(size) or (ends == 0) ~= (batch == 1)) then
-  return {}
-end
-if redis.call("HLEN", refs) < held or held > 0 and redis.call("EXISTS", totals) == 0 then -- keys were evicted
+local next_one = heard == batch - 1 and (ends > 0) == (batch > 1)
+if heard > 0 and ends == 0 or next_one and held ~= tonumber(size) or redis.call("HLEN", refs) < held
+  or held > 0 and redis.call("EXISTS", totals) == 0 then -- no script leaves it so: a key was evicted
   redis.call("UNLINK", nodes, meta, refs, totals)
   return {}
 end
+if ends < 0 or not again and not next_one then return {} end
 
-local first = 8
+local first = 8 -- arguments before the changes
 redis.call("HSET", meta, node, batch)
 for i = first + 1, first + (again and 0 or changes) do
   local member = string.sub(ARGV[i], 2)
@@ -205,8 +206,8 @@ return free
  * A day of history is a string of 32-bit numbers, one a minute.
  */
 const RECORD = script(`
-local mark, pages, other, highest = unpack(KEYS)
-local id, mark_seconds, max_pages, readings = unpack(ARGV)
+local mark, pages, other, highest = unpack(KEYS, 1, 4)
+local id, mark_seconds, max_pages, readings = unpack(ARGV, 1, 4)
 if redis.call("GET", mark) == id then return 0 end
 redis.call("SET", mark, id, "EX", mark_seconds)
 local at, key = 5, 5

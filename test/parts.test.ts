@@ -277,7 +277,7 @@ describe("routes", () => {
     const ticket = async (body: object = {}) => (await granted(body)).token;
     const connect = async (ticketText: string, headers: Record<string, string> = {}) =>
       request(`/ws?token=${ticketText}`, { headers: { Upgrade: "websocket", ...headers } });
-    return { app, admitted, pages, rooms, request, token, granted, ticket, connect };
+    return { app, admitted, pages, rooms, engine, request, token, granted, ticket, connect };
   }
 
   test("routes: a token opens one socket, for its visitor, page and site", async () => {
@@ -349,6 +349,76 @@ describe("routes", () => {
     expect(refused.headers.get("retry-after")).toBe("30");
     expect((await connect(await ticket())).status).toBe(101);
     expect((await token()).status).toBe(429);
+  });
+
+  const authorization = (password: string) => `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
+
+  test("routes: the operator's pages want the password, and ten wrong ones are enough", async () => {
+    const { request } = setUp();
+    const asked = await request("/dashboard");
+    expect(asked.status).toBe(401);
+    expect(asked.headers.get("www-authenticate")).toStartWith("Basic ");
+    const give = async (path: string, password: string, address?: string) =>
+      (await request(path, { headers: { Authorization: authorization(password) } }, address)).status;
+    for (const path of ["/dashboard", "/dashboard/state", "/metrics"])
+      expect(await give(path, "correct horse")).toBe(200);
+    for (let i = 0; i < 10; i += 1) expect(await give("/metrics", `guess ${i}`)).toBe(401);
+    expect(await give("/metrics", "correct horse")).toBe(429);
+    expect(await give("/metrics", "correct horse", "192.0.2.7")).toBe(200);
+  });
+
+  test("routes: metrics tell tokens, upgrades, refusals by reason and visitors by site", async () => {
+    const { request, token, ticket, connect } = setUp();
+    await connect(await ticket());
+    await token({}, { Origin: "https://evil.example" });
+    await token({}, { Origin: "https://evil.example" });
+    const response = await request("/metrics", { headers: { Authorization: authorization("correct horse") } });
+    expect(response.headers.get("content-type")).toStartWith("text/plain; version=0.0.4");
+    const lines = (await response.text()).split("\n");
+    for (const line of [
+      'headcount_visitors_online{site="example.com"} 1',
+      'headcount_pages_online{site="example.com"} 1',
+      "headcount_connections 1",
+      "headcount_tokens_total 1",
+      "headcount_upgrades_total 1",
+      'headcount_refusals_total{reason="origin"} 2',
+      "headcount_journal_errors_total 0",
+      "# TYPE headcount_frames_sent_total counter",
+      "# TYPE headcount_broadcast_delay_seconds histogram",
+    ])
+      expect(lines).toContain(line);
+  });
+
+  test("routes: reading times are told for a page, and for a site most read first", async () => {
+    const { request, pages, ticket, connect, admitted, engine } = setUp();
+    const sums = (page: string, seconds: number) => ({ site: "example.com", page, bucket: 13, views: 1, seconds });
+    await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [] });
+    await connect(await ticket({ page: "/c" }));
+    for (const page of admitted) pages.closed(page);
+    await pages.record();
+    const body = async (path: string) => (await request(path)).json();
+    expect(await body("/reading?site=example.com&page=/b/")).toEqual({ views: 2, seconds: 21, median: 10, p90: 10 });
+    const { pages: all } = (await body("/reading")) as { pages: { page: string }[] };
+    expect(all.map(({ page }) => page)).toEqual(["/b", "/a", "/c"]);
+    expect((await request("/reading?site=nobody.example")).status).toBe(404);
+  });
+
+  test("routes: the history has one point for each step in which somebody was there", async () => {
+    const { request, engine } = setUp();
+    const now = Math.floor(Date.now() / 60_000);
+    const peaks = [0, 1, 50, 2_000].map((ago) => ({ site: "example.com", minute: now - ago, peak: 5 + ago }));
+    await engine.record({ readings: [], peaks });
+    const history = async (range: string) => {
+      const headers = { Authorization: authorization("correct horse") };
+      const response = await request(`/dashboard/history?site=example.com&range=${range}`, { headers });
+      return (await response.json()) as { step: number; to: number; points: { minute: number; peak: number }[] };
+    };
+    expect((await history("hour")).points.map(({ peak }) => peak)).toEqual([55, 6, 5]);
+    const week = await history("week");
+    expect(week.step).toBe(14);
+    expect(Math.max(...week.points.map(({ peak }) => peak))).toBe(2_005);
+    for (const { minute } of week.points) expect(minute % week.step).toBe(0);
+    expect((await history("quarter")).step).toBe(180);
   });
 
   test("routes: an unexpected failure is a problem without a stack trace", async () => {

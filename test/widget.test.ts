@@ -396,6 +396,11 @@ describe("widget", () => {
     expect(page.shown).toBe("12 stale");
     page.socket.open({ site: 9, page: 1 });
     expect(page.shown).toBe("9 live");
+    for (let repeat = 0; repeat < 5; repeat++) {
+      await page.clock.advance(30 * SECOND);
+      page.socket.frame({ page: 2 });
+    }
+    expect(page.shown).toBe("9 live");
   });
 
   test("widget: after two minutes stale the author's text returns, however often it tried", async () => {
@@ -467,6 +472,7 @@ describe("widget", () => {
     ['src="https://count.example/widget.js?v=a/b"', "https://count.example/"],
     ['src="https://site.example/count/widget.js"', "https://site.example/count/"],
     ['src="https://cdn.example/w.js" data-server="https://count.example"', "https://count.example/"],
+    ['src="https://cdn.example/w.js" data-server="https://count.example/base"', "https://count.example/base/"],
     ['src="https://cdn.example/w.js" data-server="http://localhost:3000/base/"', "http://localhost:3000/base/"],
     ['data-server="https://count.example"', "https://count.example/"], // inline, without src
   ])("widget: %s is served by %s", async (attributes, server) => {
@@ -613,6 +619,7 @@ describe("widget", () => {
     await page.hide();
     await page.hide(false);
     await page.clock.advance(DAY);
+    await page.happen("online");
     expect(page.tokens).toHaveLength(2);
     expect(page.warnings).toEqual(["Headcount: Not on this site: evil.example is not in SITES"]);
     expect(page.shown).toBe("– stale");
@@ -636,7 +643,9 @@ describe("widget", () => {
 
   test("widget: an error with close is nothing but a loss", async () => {
     const page = await Page.open();
-    page.socket.drop();
+    page.socket.onerror!();
+    await page.clock.advance(SECOND / 2);
+    page.socket.drop(1005);
     await page.wait();
     page.socket.open();
     await page.clock.advance(5 * SECOND);
@@ -813,6 +822,30 @@ describe("widget", () => {
     expect(await page.wait()).toBe(Infinity);
   });
 
+  test("widget: a page that is left while it waits to come back does not", async () => {
+    const page = await Page.live();
+    page.socket.drop();
+    await page.happen("pagehide");
+    page.clock.sleep(1);
+    await page.hide();
+    expect(await page.wait()).toBe(Infinity);
+  });
+
+  test("widget: a token that comes after pagehide opens nothing", async () => {
+    let release = () => {};
+    const locks = new FakeLocks();
+    locks.request = async (_name, _options, callback) => {
+      const token = await callback();
+      await new Promise<void>((resolve) => void (release = resolve)); // a lock is given back a task later
+      return token;
+    };
+    const page = await Page.open({ navigator: { locks } });
+    await page.happen("pagehide");
+    release();
+    await settle();
+    expect(page.sockets).toEqual([]);
+  });
+
   test("widget: polling ends at pagehide, too", async () => {
     const page = await Page.open();
     await page.failThrice();
@@ -877,8 +910,9 @@ describe("widget", () => {
     expect(history.state).toEqual({ step: 1 });
     history.replaceState(null, "", "/next?other");
     history.replaceState(null, "", "/last");
-    await page.happen("popstate");
     expect(page.sent).toEqual([{ page: "/next" }, { page: "/last" }]);
+    await page.happen("popstate");
+    expect(page.sent).toHaveLength(2);
     page.window.happyDOM.setURL("https://site.example/back");
     await page.happen("popstate");
     expect(page.sent.at(-1)).toEqual({ page: "/back" });
