@@ -85,7 +85,7 @@ function main() {
       name.endsWith(".js") ? browser(`widget/${name.replace("js", "ts")}`) : page(`widget/${name}`),
     ]),
   );
-  const files = { ...assets, "server.js": service("server.ts", assets) };
+  const files: Record<string, string> = { ...assets, "server.js": service("server.ts", assets) };
 
   mkdirSync(join(here, "dist"), { recursive: true });
   for (const [name, text] of Object.entries(files)) writeFileSync(join(here, "dist", name), text);

@@ -247,16 +247,18 @@ class Link {
   failures = 0;
   onAway: (reason: string) => void = () => {};
   onBack: () => void = () => {};
+  readonly #prober: ReturnType<typeof setInterval>;
   #away = false;
   #answersSince = performance.now();
   #probing = false;
 
-  constructor(client: Client) {
+  constructor(client: Client, probeMs: number) {
     this.client = client;
+    this.#prober = setInterval(() => void this.#probe(), probeMs);
     listen(client, {
       close: () => this.#lose("the connection is closed"),
       error: (error) => this.#lose(messageOf(error)),
-      ready: () => void this.probe(),
+      ready: () => void this.#probe(),
     });
   }
 
@@ -295,7 +297,7 @@ class Link {
   }
 
   /** While Redis is away: looks whether it can be written to again. */
-  async probe(): Promise<void> {
+  async #probe(): Promise<void> {
     if (!this.#away || this.#probing) return;
     this.#probing = true;
     try {
@@ -308,6 +310,12 @@ class Link {
     } finally {
       this.#probing = false;
     }
+  }
+
+  close(): void {
+    clearInterval(this.#prober);
+    this.onAway = () => {};
+    this.client.disconnect();
   }
 
   #lose(reason: string): void {
@@ -538,7 +546,7 @@ class Sharing implements Membership {
   }
 
   #tick(): void {
-    if (this.#link.away) return void this.#link.probe();
+    if (this.#link.away) return;
     const now = performance.now();
     for (const site of this.#sites.values()) if (site.guessing || now >= site.beatAt) void this.#pump(site);
   }
@@ -854,7 +862,7 @@ export class RedisEngine implements Engine {
 
   private constructor(client: Client, options: Required<Options>) {
     this.#options = options;
-    this.#link = new Link(client);
+    this.#link = new Link(client, timesOf(options.leaseMs).tick);
     this.#link.onAway = (message) => {
       options.log("warn", "Redis is away: counts are held, and are right again when it is back", { message });
       this.#sharing?.away();
@@ -928,8 +936,7 @@ export class RedisEngine implements Engine {
   async close(): Promise<void> {
     clearInterval(this.#guard);
     await this.#sharing?.close();
-    this.#link.onAway = () => {};
-    this.#link.client.disconnect();
+    this.#link.close();
   }
 
   /**

@@ -368,6 +368,7 @@ const REFUSALS = {
   visitors: [429, "Too many new visitors", "This address brought more of them than it may (MAX_VISITORS_PER_IP)", 60],
   visitor_pages: [429, "Too many open pages", "This visitor has all the pages open it may (MAX_PAGES_PER_VISITOR)", 30],
   address_pages: [429, "Too many open pages", "This address has all the pages open it may (MAX_PAGES_PER_IP)", 30],
+  journal: [503, "Not available now", "The journal cannot be read at this moment", 30],
   error: [500, "Internal error", "The service has noted what went wrong"],
   full: [503, "Full", "This service has all the pages open that it may (MAX_CONNECTIONS)", 30],
   draining: [503, "Restarting", "This service is about to restart", 5],
@@ -1132,19 +1133,23 @@ export class Journal {
     if (now < room.figureUntil) return false;
     room.figureUntil = now + FIGURE_MS;
     const before = room.figure;
-    if (room.page === undefined) room.figure = await this.peak(room.site);
-    else {
-      const { views, median } = readingOf(await this.#engine.readings(room.site, room.page));
-      room.figure = views === 0 ? undefined : median;
-    }
+    room.figure = room.page === undefined ? await this.peak(room.site) : await this.#median(room, room.page);
     return room.figure !== before;
   }
 
   /** The highest count of a site in the last 24 hours, now included. */
   async peak(site: string): Promise<number> {
     const from = Math.floor(this.#wallClock() / MINUTE) - DAY_MINUTES;
-    const past = await this.#engine.history(site, from, DAY_MINUTES);
+    const past = await this.#engine.history(site, from, DAY_MINUTES).catch(() => []); // then what is known here
     return Math.max(this.#rooms.count(site) ?? 0, this.#peaks.get(site)?.peak ?? 0, ...past.map(({ peak }) => peak));
+  }
+
+  /** The median reading time of a page; while the engine is away, the one known before. */
+  async #median(room: Room, page: string): Promise<number | undefined> {
+    const sums = await this.#engine.readings(room.site, page).catch(() => undefined);
+    if (sums === undefined) return room.figure;
+    const { views, median } = readingOf(sums);
+    return views === 0 ? undefined : median;
   }
 
   /** Moves a view to the bucket that it has reached by now. */
@@ -1536,6 +1541,7 @@ const MAX_BODY_BYTES = 4_096;
 const COOKIE_SECONDS = 30 * 86_400;
 const RANGES: Record<string, number> = { hour: 60, day: DAY_MINUTES, week: 7 * DAY_MINUTES, quarter: HISTORY_MINUTES };
 const MAX_POINTS = 720; // of a chart
+const PRIVATE = /^\/(dashboard|metrics)/; // what no other site may read with the operator's password
 const CSP =
   "default-src 'none'; script-src 'self' 'nonce-{{nonce}}'; style-src 'nonce-{{nonce}}'; connect-src 'self'; " +
   "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -1596,13 +1602,19 @@ export function createApp(parts: Parts): Hono<App> {
   };
 
   /** A public question about a site (the named one, else the asking page's, else the service's own) or a page of it. */
-  const about = (answer: (c: Context<App>, site: string, page: string | undefined) => Answer) => (c: Context<App>) => {
+  const about = (answer: (c: Context<App>, site: string, page?: string) => Answer) => async (c: Context<App>) => {
     const { site: name, page: asked } = c.req.query();
     const asking = webUrl(c.req.header("origin") ?? c.req.header("referer"));
     const site = name === undefined ? (sites.byOrigin(asking, hostOf(c)) ?? hostOf(c)) : sites.byName(name, hostOf(c));
     if (site === undefined) return refuse(c, "site");
     const page = asked === undefined ? undefined : pageName(asked);
-    return page === undefined && asked !== undefined ? refuse(c, "page") : answer(c, site, page);
+    if (page === undefined && asked !== undefined) return refuse(c, "page");
+    try {
+      return await answer(c, site, page);
+    } catch (error) {
+      report(error);
+      return refuse(c, "journal");
+    }
   };
 
   const count = async (site: string, page?: string) =>
@@ -1615,7 +1627,7 @@ export function createApp(parts: Parts): Hono<App> {
     const denied = guard.address(address);
     if (denied !== undefined) c.res = refuse(c, denied);
     else await next();
-    if (c.res.status !== 101) openToAll(c); // a socket is bound by its token, and Deno's 101 must stay as it is
+    if (c.res.status !== 101 && !PRIVATE.test(c.req.path)) openToAll(c); // Deno's 101 must stay as it is
   });
 
   app.options("*", (c) => {
@@ -1662,7 +1674,7 @@ export function createApp(parts: Parts): Hono<App> {
     const refused = pages.refusal(from.site, claims.visitor, c.get("key"));
     if (refused !== undefined) return refuse(c, refused);
     const page = pages.admit(from.site, claims, c.get("key"));
-    await pages.refresh(page).catch(report); // so that the peak and the reading time are in the first frame
+    await pages.refresh(page); // so that the peak and the reading time are in the first frame
     const response = c.env.upgrade(page);
     if (response === undefined) pages.closed(page);
     else metrics.upgrades.inc();
@@ -1771,7 +1783,7 @@ export function createApp(parts: Parts): Hono<App> {
     visitors: room.total,
     openPages: audience,
     peak: await journal.peak(room.site),
-    highest: await engine.highest(room.site),
+    highest: await engine.highest(room.site).catch(() => undefined),
     pages: Array.from(its.values(), ({ page: name, total }) => ({ page: name, visitors: total ?? 0 }))
       .toSorted((a, b) => b.visitors - a.visitors)
       .slice(0, MAX_SITE_LABELS),

@@ -10,7 +10,7 @@ import { RedisEngine } from "../redis.ts";
 import { type Claims, EmbeddedEngine, type Engine, type OpenPage, Rooms } from "../server.ts";
 import { suite } from "./support/needs.ts";
 import { Cable, endRedis, RedisServer } from "./support/redis.ts";
-import { temporaryFolder } from "./support/service.ts";
+import { temporaryFolder } from "./support/leftovers.ts";
 import { once, sleep, until } from "./support/waiting.ts";
 
 const HISTORIES = Number(process.env["HISTORIES"] ?? 24);
@@ -190,7 +190,7 @@ class Cluster {
     const { client } = this.#redis;
     if (what === "flush") await client.flushall();
     else if (what === "forget scripts") await client.script("FLUSH");
-    else if (what === "deafen") await client.client("KILL", "TYPE", "pubsub");
+    else if (what === "deafen") await client.call("CLIENT", "KILL", "TYPE", "pubsub");
     else if (what === "photograph") this.#photograph = await this.#dump();
     else await this.#restore();
   }
@@ -201,7 +201,7 @@ class Cluster {
     for (const site of SITES) {
       const key = `headcount:{${site}}:nodes`;
       const [one] = await client.zrange(key, 0, 0);
-      if (one !== undefined) await client.zadd(key, "XX", 1, one);
+      if (one !== undefined) await client.zadd(key, "XX", "1", one);
     }
   }
 
@@ -215,7 +215,7 @@ class Cluster {
   /** A replica takes over that had not received the last writes. */
   async #restore(): Promise<void> {
     const commands = this.#redis.client.multi().flushall();
-    for (const { key, value, ttl } of this.#photograph) commands.restore(key, Math.max(0, ttl), value);
+    for (const { key, value, ttl } of this.#photograph) commands.restore(key, String(Math.max(0, ttl)), value);
     await commands.exec();
   }
 
@@ -464,9 +464,10 @@ suite("engine: Redis", ["redis-server"], () => {
     redis.freeze();
     const recorded = engine.record({ readings: [reading], peaks: [] });
     await recorded; // taken: the engine repeats it by itself
-    expect(engine.record({ readings: [reading], peaks: [] })).rejects.toThrow();
+    await expect(engine.record({ readings: [reading], peaks: [] })).rejects.toThrow();
     redis.thaw();
-    await until("the engine is back", () => engine.record({ readings: [reading], peaks: [] }).then(() => true).catch(() => false)); // prettier-ignore
+    const record = () => engine.record({ readings: [reading], peaks: [] });
+    await until("the engine is back", () => record().then(() => true, () => false)); // oxfmt-ignore
     expect(await engine.readings("once.example", "/")).toEqual([{ ...reading, views: 2, seconds: 2 }]);
     await engine.close();
     cable.remove();

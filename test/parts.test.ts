@@ -360,8 +360,10 @@ describe("routes", () => {
     expect(asked.headers.get("www-authenticate")).toStartWith("Basic ");
     const give = async (path: string, password: string, address?: string) =>
       (await request(path, { headers: { Authorization: authorization(password) } }, address)).status;
-    for (const path of ["/dashboard", "/dashboard/state", "/metrics"])
+    for (const path of ["/dashboard", "/dashboard/state", "/metrics"]) {
       expect(await give(path, "correct horse")).toBe(200);
+      expect((await request(path)).headers.get("access-control-allow-origin")).toBeNull();
+    }
     for (let i = 0; i < 10; i += 1) expect(await give("/metrics", `guess ${i}`)).toBe(401);
     expect(await give("/metrics", "correct horse")).toBe(429);
     expect(await give("/metrics", "correct horse", "192.0.2.7")).toBe(200);

@@ -1,9 +1,9 @@
 /** The home page: words for what the widget says in numbers, and the copy button. */
-import type {} from "./headcount.d.ts";
+import type { HeadcountState } from "./headcount.d.ts";
 
 const byId = (id: string) => document.getElementById(id)!;
 
-const HINTS = {
+const HINTS: Record<HeadcountState, string> = {
   connecting: "Connecting …",
   live: "Counted by the tag below. Open this page in another browser, and watch.",
   stale: "The connection is lost. This was the last number; trying again.",
@@ -19,23 +19,19 @@ document.addEventListener("headcount", ({ detail: { site, state } }) => {
   write("hint", HINTS[state]);
 });
 
-/** Copies an element's text; without the clipboard (plain HTTP has none) it selects the text, ready for the keyboard. */
-async function copy(source: HTMLElement): Promise<string> {
+/** Copies the lines to paste; without a clipboard (plain HTTP has none) selects them, ready for the keyboard. */
+async function copy(): Promise<string> {
+  const lines = byId("snippet");
   try {
-    await navigator.clipboard.writeText(source.textContent);
+    await navigator.clipboard.writeText(lines.textContent);
     return "Copied";
   } catch {
-    getSelection()?.selectAllChildren(source);
+    getSelection()?.selectAllChildren(lines);
     return "Selected";
   }
 }
 
-const button = byId("copy");
-button.addEventListener("click", () => {
-  void copy(byId("snippet")).then((done) => {
-    button.textContent = done;
-    setTimeout(() => {
-      button.textContent = "Copy";
-    }, 2000);
-  });
+byId("copy").addEventListener("click", async () => {
+  write("copy", await copy());
+  setTimeout(write, 2000, "copy", "Copy");
 });

@@ -258,6 +258,11 @@ export class Page {
     this.#wire.socket.pause();
   }
 
+  /** The port at this end, by which a firewall knows the link. */
+  get port(): number {
+    return this.#wire.socket.localPort ?? 0;
+  }
+
   async #awaits(what: string, holds: () => boolean, ms = 5000): Promise<void> {
     const arrived = async (): Promise<void> => {
       while (!holds()) {

@@ -2,7 +2,7 @@
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 import { Redis } from "ioredis";
 import { pathOf } from "./needs.ts";
-import { temporaryFolder } from "./service.ts";
+import { temporaryFolder } from "./leftovers.ts";
 import { until } from "./waiting.ts";
 
 const servers = new Set<RedisServer>();

@@ -30,9 +30,14 @@ const environment = (settings: Settings): Record<string, string> => ({
   ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, String(value)])),
 });
 
-const spawn = (runtime: Runtime, settings: Settings) => {
+/** `inside`: a command that runs the service's own, such as `ip netns exec NAME`; `preload`: a module that runs first. */
+export type Launch = { inside?: string[]; preload?: string };
+
+const spawn = (runtime: Runtime, settings: Settings, { inside = [], preload }: Launch = {}) => {
   const options = { cwd: root, env: environment(settings), stdin: "ignore", stdout: "pipe", stderr: "pipe" } as const;
-  return adopt(Bun.spawn(commands[runtime], options));
+  const command = commands[runtime].map((word) => (word.startsWith("node_modules/") ? join(root, word) : word));
+  if (preload !== undefined) command.splice(-1, 0, "--preload", preload);
+  return adopt(Bun.spawn([...inside, ...command], options));
 };
 
 /** Every line as it comes; resolves at the end of the stream. */
@@ -56,14 +61,16 @@ export class Service {
   errors: string[] = [];
   #child: ReturnType<typeof spawn> | undefined;
   #stopped = false;
+  #launch: Launch;
 
-  private constructor(runtime: Runtime, settings: Settings) {
+  private constructor(runtime: Runtime, settings: Settings, launch: Launch) {
     this.runtime = runtime;
     this.settings = settings;
+    this.#launch = launch;
   }
 
-  static async start(runtime: Runtime, settings: Settings = {}): Promise<Service> {
-    const service = new Service(runtime, settings);
+  static async start(runtime: Runtime, settings: Settings = {}, launch: Launch = {}): Promise<Service> {
+    const service = new Service(runtime, settings, launch);
     services.add(service);
     await service.#run();
     return service;
@@ -111,7 +118,7 @@ export class Service {
   }
 
   async #run(more: Settings = {}): Promise<void> {
-    const child = spawn(this.runtime, { ...this.settings, ...more });
+    const child = spawn(this.runtime, { ...this.settings, ...more }, this.#launch);
     this.#child = child;
     this.#stopped = false;
     const ready = new Promise<LogLine>((found) => {
