@@ -348,8 +348,9 @@ async function connect(url: string, timeoutMs: number, log: Options["log"]): Pro
     reconnectOnError: (error) => error.message.startsWith("READONLY"), // the primary has moved
   } satisfies RedisOptions;
   const client = new Redis(url, options);
-  await ready(client, log);
-  if (!/redis_mode:cluster/.test(await client.info("server"))) return client;
+  const info = await firstAnswer(client, log);
+  checkMemoryPolicy(info, log);
+  if (!info.includes("redis_mode:cluster")) return client;
   client.disconnect();
   const { host = "localhost", port = 6379, username, password, tls } = client.options;
   const cluster = new Cluster([{ host, port }], {
@@ -365,30 +366,34 @@ async function connect(url: string, timeoutMs: number, log: Options["log"]): Pro
       ...(tls && { tls: { servername: host, ...tls } }), // nodes call each other by address, certificates by name
     },
   });
-  await ready(cluster, log);
+  await firstAnswer(cluster, log);
   return cluster;
 }
 
-async function ready(client: Client, log: Options["log"]): Promise<void> {
+/** Waits for Redis, as long as there is hope, and answers what it says about itself. */
+async function firstAnswer(client: Client, log: Options["log"]): Promise<string> {
   let reason = "no answer";
-  const heard = (error: unknown) => void (reason = messageOf(error));
-  client.on("error", heard);
+  client.on("error", (error: unknown) => (reason = messageOf(error)));
   const deadline = performance.now() + CONNECT_MS;
-  for (let tries = 0; client.status !== "ready"; tries += 1) {
-    const refused = /^(WRONGPASS|NOAUTH|NOPERM|ERR)/.test(reason);
-    if (refused || performance.now() > deadline) {
-      client.disconnect();
-      throw new Error(`Cannot use REDIS_URL: ${reason}`);
-    }
+  for (let tries = 1; !REFUSED.test(reason) && performance.now() < deadline; tries += 1) {
+    if (client.status === "ready")
+      try {
+        return await client.info();
+      } catch (error) {
+        reason = messageOf(error);
+      }
     if (tries % 100 === 20) log("warn", "waiting for Redis", { message: reason });
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-  client.off("error", heard);
+  client.disconnect();
+  throw new Error(`Cannot use REDIS_URL: ${reason}`);
 }
 
-/** Redis must never drop keys by itself: a count would be wrong for as long as nobody notices. */
-async function checkMemoryPolicy(client: Client, log: Options["log"]): Promise<void> {
-  const policy = /maxmemory_policy:(\S+)/.exec(await client.info("memory"))?.[1];
+const REFUSED = /^(WRONGPASS|NOAUTH|NOPERM|ERR)/;
+
+/** Redis must never drop keys by itself: a count would be wrong until somebody notices. */
+function checkMemoryPolicy(info: string, log: Options["log"]): void {
+  const policy = /maxmemory_policy:(\S+)/.exec(info)?.[1];
   if (policy !== undefined && policy !== "noeviction")
     log("warn", "Redis may evict keys, which makes counts wrong: set maxmemory-policy to noeviction", { policy });
 }
@@ -882,7 +887,6 @@ export class RedisEngine implements Engine {
   static async open(url: string, options: Options): Promise<RedisEngine> {
     const full = { leaseMs: 10_000, prefix: "headcount:", ...options };
     const client = await connect(url, timesOf(full.leaseMs).timeout, full.log);
-    await checkMemoryPolicy(client, full.log);
     return new RedisEngine(client, full);
   }
 
@@ -896,8 +900,8 @@ export class RedisEngine implements Engine {
       value: last === undefined ? randomBytes(32).toString("base64url") : sha256(last.value + name),
     };
     const value = await this.#putSecret(secret).catch((error: unknown) => {
-      if (last === undefined) throw error;
-      return secret.value;
+      if (last !== undefined) return secret.value;
+      throw new Error(`Cannot keep the ${kind} secret in Redis: ${messageOf(error)}`, { cause: error });
     });
     this.#secrets.set(kind, { ...secret, value });
     return value;

@@ -1379,7 +1379,8 @@ export class Pages {
   setStale(stale: boolean): void {
     if (stale === this.stale) return;
     this.stale = stale;
-    for (const page of this.#open) this.#send(page, JSON.stringify({ site: page.site.room.total, stale }));
+    for (const page of this.#open)
+      this.#send(page, JSON.stringify({ site: page.site.room.total, page: page.page.total, stale }));
   }
 
   /** Sends everybody away with a time to come back in, and resolves when they are gone, or after 8 s. */
@@ -1683,12 +1684,8 @@ export function createApp(parts: Parts): Hono<App> {
 
   const answerCount = about(async (c, site, page) => {
     c.header("Cache-Control", "public, max-age=5");
-    const numbers = {
-      site: await count(site),
-      page: page && (await count(site, page)),
-      peak: await journal.peak(site),
-    };
-    return c.json(numbers);
+    const [own, its, peak] = await Promise.all([count(site), page && count(site, page), journal.peak(site)]);
+    return c.json({ site: own, page: its, peak, stale: pages.stale || undefined });
   });
   app.get("/count", etag(), answerCount);
 
@@ -1800,7 +1797,7 @@ export function createApp(parts: Parts): Hono<App> {
   app.get("/dashboard/history", answerHistory);
 
   app.get("/healthz", (c) => c.text("ok"));
-  app.get("/readyz", (c) => (pages.draining ? refuse(c, "draining") : c.text("ok")));
+  app.get("/readyz", (c) => (pages.draining ? refuse(c, "draining") : c.text(pages.stale ? "ok, stale" : "ok")));
 
   app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {

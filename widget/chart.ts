@@ -1,0 +1,160 @@
+/** The online history as a chart: exact values under the mouse, a finger or the arrow keys; drag to look closer. */
+import uPlot from "uplot";
+
+/** What /dashboard/history answers: minutes since 1970, and no point where nobody was there. */
+export interface History {
+  from: number;
+  to: number;
+  step: number;
+  points: { minute: number; peak: number }[];
+}
+
+export interface Chart {
+  /** `isNew`: another time or site than before, so that a closer look at the last one is over. */
+  show(history: History, isNew: boolean): void;
+  /** So many people are there now: the newest interval cannot have had fewer. */
+  raise(visitors: number): void;
+}
+
+const DAY = 86_400;
+const PEOPLE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]); // between grid lines
+const FONT = "12px system-ui, sans-serif";
+
+const number = new Intl.NumberFormat();
+const compact = new Intl.NumberFormat(undefined, { notation: "compact" });
+const time = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** Read at each drawing, since the reader may turn to the dark. */
+const colour = (name: string) => () => getComputedStyle(document.documentElement).getPropertyValue(name);
+
+/** Times of a day, and the date wherever a new one begins, or where only days are told apart. */
+const timeLabels: uPlot.Axis.DynamicValues = (_plot, seconds, _axis, _space, increment) =>
+  seconds.map((second) => {
+    const then = new Date(second * 1000);
+    return (increment >= DAY || then.getHours() + then.getMinutes() === 0 ? date : time).format(then);
+  });
+
+/** Every interval of the history, as the two columns that uPlot wants. */
+function columnsOf({ from, to, step, points }: History): [seconds: number[], people: number[]] {
+  const peaks = new Map(points.map(({ minute, peak }) => [minute, peak]));
+  const minutes = Array.from({ length: Math.floor((to - from) / step) + 1 }, (_, index) => from + index * step);
+  return [minutes.map((minute) => minute * 60), minutes.map((minute) => peaks.get(minute) ?? 0)];
+}
+
+/** @param readout says the value under the cursor, or else the highest one */
+export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
+  let data: [seconds: number[], people: number[]] = [[], []];
+  let width = 60; // of an interval, in seconds
+
+  const size = () => ({ width: element.clientWidth, height: element.clientWidth < 500 ? 200 : 280 });
+  const options: uPlot.Options = {
+    ...size(),
+    legend: { show: false },
+    cursor: {
+      y: false,
+      drag: { x: true, y: false, dist: 8 },
+      // A point stands at the beginning of its interval, and the whole interval is its own.
+      dataIdx: (_plot, _series, nearest, second) => Math.max(0, nearest - Number(data[0][nearest]! > second)),
+    },
+    scales: {
+      x: { range: (_plot, first, last) => [first, last === data[0].at(-1) ? last + width : last] },
+      y: { range: (_plot, _least, most) => [0, Math.max(2, most * 1.1)] },
+    },
+    axes: [
+      { stroke: colour("--soft"), font: FONT, grid: { show: false }, ticks: { show: false }, space: 72, values: timeLabels },
+      {
+        stroke: colour("--soft"),
+        font: FONT,
+        grid: { stroke: colour("--line"), width: 1 },
+        ticks: { show: false },
+        incrs: PEOPLE,
+        size: (_plot, labels) => 14 + 7 * Math.max(1, ...(labels ?? []).map((label) => label.length)),
+        values: (_plot, values) => values.map((value) => compact.format(value)),
+      },
+    ],
+    series: [
+      {},
+      {
+        stroke: colour("--accent"),
+        fill: colour("--glow"),
+        width: 1.5,
+        paths: uPlot.paths.stepped!({ align: 1, extend: true }),
+        points: { show: false },
+      },
+    ],
+    hooks: { setCursor: [() => tell()] },
+  };
+  const plot = new uPlot(options, data, element);
+
+  const tell = () => {
+    const [seconds, people] = data;
+    const most = people.reduce((best, value, index) => (value > people[best]! ? index : best), 0);
+    const index = plot.cursor.idxs?.[1] ?? most;
+    const start = (seconds[index] ?? 0) * 1000;
+    const when = width === 60 ? moment.format(start) : moment.formatRange(start, start + width * 1000);
+    const what = index !== most || plot.cursor.idxs?.[1] === index ? `${number.format(people[index] ?? 0)} · ${when}` : "";
+    const text = what || (people[most] ? `At most ${number.format(people[most])} · ${when}` : "Nobody was here.");
+    if (readout.textContent !== text) readout.textContent = text;
+    element.ariaValueMax = String(seconds.length - 1);
+    element.ariaValueNow = String(index);
+    element.ariaValueText = text;
+  };
+
+  const point = (index: number) => {
+    const at = Math.min(data[0].length - 1, Math.max(0, index));
+    const left = plot.valToPos(data[0][at]! + width / 2, "x");
+    plot.setCursor({ left, top: plot.valToPos(data[1][at]!, "y") });
+  };
+  const leave = () => plot.setCursor({ left: -10, top: -10 });
+
+  element.addEventListener("keydown", (event) => {
+    const last = data[0].length - 1;
+    const at = plot.cursor.idxs?.[1] ?? last;
+    const targets: Record<string, number> = {
+      ArrowLeft: at - 1,
+      ArrowDown: at - 1,
+      ArrowRight: at + 1,
+      ArrowUp: at + 1,
+      PageDown: at - Math.ceil(last / 20),
+      PageUp: at + Math.ceil(last / 20),
+      Home: 0,
+      End: last,
+    };
+    const target = targets[event.key];
+    if (event.key === "Escape") (leave(), plot.setData(data));
+    else if (target === undefined) return;
+    else point(target);
+    event.preventDefault();
+  });
+  element.addEventListener("blur", leave);
+  plot.over.addEventListener("pointermove", ({ pointerType, clientX, clientY }) => {
+    if (pointerType === "mouse") return; // uPlot follows that by itself
+    const { left, top } = plot.over.getBoundingClientRect();
+    plot.setCursor({ left: clientX - left, top: clientY - top });
+  });
+  new ResizeObserver(() => plot.setSize(size())).observe(element);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot.redraw());
+
+  const draw = (keepsLook: boolean) => {
+    const { min, max } = plot.scales["x"]!;
+    const isCloser = keepsLook && min !== undefined && (min > data[0][0]! || max! < data[0].at(-1)!);
+    plot.setData(data, !isCloser);
+    if (isCloser) plot.setScale("x", { min, max: max! });
+    tell();
+  };
+  return {
+    show(history, isNew) {
+      data = columnsOf(history);
+      width = history.step * 60;
+      draw(!isNew);
+    },
+    raise(visitors) {
+      const [, people] = data;
+      if (people.length === 0 || people.at(-1)! >= visitors) return;
+      people[people.length - 1] = visitors;
+      draw(true);
+    },
+  };
+}
