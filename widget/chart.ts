@@ -90,15 +90,15 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
 
   const tell = () => {
     const [seconds, people] = data;
+    const at = plot.cursor.idxs?.[1];
     const most = people.reduce((best, value, index) => (value > people[best]! ? index : best), 0);
-    const index = plot.cursor.idxs?.[1] ?? most;
-    const start = (seconds[index] ?? 0) * 1000;
+    const start = (seconds[at ?? most] ?? 0) * 1000;
     const when = width === 60 ? moment.format(start) : moment.formatRange(start, start + width * 1000);
-    const what = index !== most || plot.cursor.idxs?.[1] === index ? `${number.format(people[index] ?? 0)} · ${when}` : "";
-    const text = what || (people[most] ? `At most ${number.format(people[most])} · ${when}` : "Nobody was here.");
+    const value = `${number.format(people[at ?? most] ?? 0)} · ${when}`;
+    const text = at != null ? value : people[most] ? `Most: ${value}` : "Nobody was here.";
     if (readout.textContent !== text) readout.textContent = text;
     element.ariaValueMax = String(seconds.length - 1);
-    element.ariaValueNow = String(index);
+    element.ariaValueNow = String(at ?? seconds.length - 1);
     element.ariaValueText = text;
   };
 
@@ -137,24 +137,22 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
   new ResizeObserver(() => plot.setSize(size())).observe(element);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot.redraw());
 
-  const draw = (keepsLook: boolean) => {
-    const { min, max } = plot.scales["x"]!;
-    const isCloser = keepsLook && min !== undefined && (min > data[0][0]! || max! < data[0].at(-1)!);
+  const draw = (next: typeof data, isNew: boolean) => {
+    const { min = 0, max = 0 } = plot.scales["x"]!;
+    const isCloser = !isNew && (min > data[0][0]! || max < data[0].at(-1)!);
+    data = next;
     plot.setData(data, !isCloser);
-    if (isCloser) plot.setScale("x", { min, max: max! });
+    if (isCloser) plot.setScale("x", { min, max });
     tell();
   };
   return {
     show(history, isNew) {
-      data = columnsOf(history);
       width = history.step * 60;
-      draw(!isNew);
+      draw(columnsOf(history), isNew);
     },
     raise(visitors) {
-      const [, people] = data;
-      if (people.length === 0 || people.at(-1)! >= visitors) return;
-      people[people.length - 1] = visitors;
-      draw(true);
+      const [seconds, people] = data;
+      if (visitors > people.at(-1)!) draw([seconds, people.with(-1, visitors)], false);
     },
   };
 }

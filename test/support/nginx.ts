@@ -83,15 +83,22 @@ function certificate(folder: string): { certificate: string; key: string } {
 
 export type Proxy = { url: string; stop: () => Promise<void> };
 
-/** nginx in front of a service that listens at `upstream` (host:port), silent upstreams being cut off after `seconds`. */
-export async function startNginx(upstream: string, seconds: number): Promise<Proxy> {
+/**
+ * nginx in front of a service that listens at `upstream` (host:port), silent upstreams being cut off after `seconds`.
+ * `inside` is a command that runs its own, such as `ip netns exec NAME`, and `host` the address that it has there.
+ */
+export async function startNginx(
+  upstream: string,
+  seconds: number,
+  { inside = [], host = "127.0.0.1" }: { inside?: string[]; host?: string } = {},
+): Promise<Proxy> {
   const folder = temporaryFolder();
   const port = await freePort();
   const tls = certificate(folder);
   mkdirSync(join(folder, "tmp"));
   const places = {
     "127.0.0.1:3000": upstream,
-    "listen 443 ssl": `listen 127.0.0.1:${port} ssl`,
+    "listen 443 ssl": `listen ${host}:${port} ssl`,
     "/etc/ssl/count.example.com.pem": tls.certificate,
     "/etc/ssl/count.example.com.key": tls.key,
     "proxy_read_timeout 60s": `proxy_read_timeout ${seconds}s`,
@@ -99,9 +106,9 @@ export async function startNginx(upstream: string, seconds: number): Promise<Pro
   writeFileSync(join(folder, "headcount.conf"), fill(places));
   writeFileSync(join(folder, "nginx.conf"), surroundings(join(folder, "headcount.conf")));
   const errors = Bun.file(join(folder, "error.log"));
-  const command = [pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"];
+  const command = [...inside, pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"];
   const child = adopt(Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: errors }));
-  const url = `https://127.0.0.1:${port}`;
+  const url = `https://${host}:${port}`;
   const stop = async (): Promise<void> => {
     child.kill("SIGKILL");
     await child.exited;

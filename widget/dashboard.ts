@@ -1,0 +1,262 @@
+/**
+ * The operator's page. It asks `dashboard/state` every two seconds while somebody can see it, and the history and the
+ * reading times, which change slowly, every twenty. What it shows was partly named by strangers: only textContent is
+ * written. Each part of the page has one function that draws it from what was last heard.
+ */
+import { type Chart, createChart, type History } from "./chart.ts";
+
+interface State {
+  node: {
+    runtime: string;
+    startedAt: number;
+    memory: number;
+    connections: number;
+    maxConnections: number;
+    engine: "embedded" | "redis";
+    engineErrors: number;
+    journalErrors: number;
+    stale: boolean;
+  };
+  refusals: Record<string, number>;
+  sites: Site[];
+}
+interface Site {
+  site: string;
+  visitors: number;
+  openPages: number;
+  peak: number;
+  highest?: { minute: number; peak: number };
+  pages: { page: string; visitors: number }[];
+}
+interface Reading {
+  page: string;
+  views: number;
+  seconds: number;
+  median: number;
+  p90: number;
+}
+
+const STATE_MS = 2_000;
+const HISTORY_MS = 20_000;
+const PATIENCE_MS = 10_000; // for an answer
+const FEW_PAGES = 10;
+const MANY_ROWS = 50;
+
+const REFUSED: Record<string, string> = {
+  address: "Address on the deny list, or asked far too often",
+  bot: "Crawlers and headless browsers",
+  origin: "Origin that is not in SITES",
+  token: "Token that is old, used or forged",
+  body: "Request that is not understood",
+  page: "Page name that is not valid",
+  handshake: "Broken WebSocket handshake",
+  password: "No password or a wrong one",
+  unknown: "No such address",
+  site: "Questions about a site that is not in SITES",
+  size: "Request too large",
+  upgrade: "No upgrade to a WebSocket",
+  guesses: "Too many wrong passwords",
+  tokens: "Too many token requests (MAX_TOKENS_PER_IP)",
+  visitors: "Too many new visitors (MAX_VISITORS_PER_IP)",
+  visitor_pages: "Too many pages of one visitor (MAX_PAGES_PER_VISITOR)",
+  address_pages: "Too many pages of one address (MAX_PAGES_PER_IP)",
+  error: "Internal errors",
+  full: "Full (MAX_CONNECTIONS)",
+  draining: "While restarting",
+};
+
+// ---- What the page knows ----
+
+const asked = new URLSearchParams(location.hash.slice(1));
+/** The site that is shown; undefined until there is one, and then the service's own is asked about. */
+let site = asked.get("site") ?? undefined;
+let range = ["hour", "day", "week", "quarter"].find((name) => name === asked.get("range")) ?? "hour";
+let state: State | undefined;
+let readings: Reading[] = [];
+let sorting: { by: keyof Reading; descending: boolean } = { by: "seconds", descending: true };
+let allPages = false;
+let rows = MANY_ROWS;
+
+let heardAt = 0; // when the service last answered
+let loading = new AbortController(); // history and reading times
+let loadAt = 0; // when they are due again
+
+// ---- Words and elements ----
+
+const number = new Intl.NumberFormat();
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>
+  new Intl.NumberFormat(undefined, { style: "unit", unit, unitDisplay: "narrow", ...options }).format(value);
+
+/** 5025 → "1h 23m": the two largest units. */
+function duration(seconds: number): string {
+  const units = { day: 86_400, hour: 3_600, minute: 60, second: 1 };
+  const parts = Object.entries(units).map(([unit, size], index, all) => {
+    const larger = all[index - 1]?.[1] ?? Infinity;
+    return { unit, value: Math.floor((seconds % larger) / size) };
+  });
+  const first = parts.findIndex(({ value }) => value > 0);
+  const shown = first < 0 ? parts.slice(-1) : parts.slice(first, first + 2).filter(({ value }) => value > 0);
+  return shown.map(({ unit, value }) => inUnit(value, unit)).join(" ");
+}
+
+const byId = (id: string) => document.getElementById(id)!;
+
+const write = (element: HTMLElement, text: string) => {
+  if (element.textContent !== text) element.textContent = text; // else a selection would be lost, and a status said again
+};
+
+function create<Name extends keyof HTMLElementTagNameMap>(name: Name, ...inside: (Node | string)[]) {
+  const element = document.createElement(name);
+  element.append(...inside);
+  return element;
+}
+
+/** Makes these the children, in this order; whoever has the focus keeps it. */
+function arrange(parent: HTMLElement, children: HTMLElement[]): void {
+  if (children.length === parent.children.length && children.every((child, index) => child === parent.children[index]))
+    return;
+  const focused = document.activeElement;
+  parent.replaceChildren(...children);
+  if (focused instanceof HTMLElement && parent.contains(focused)) focused.focus({ preventScroll: true });
+}
+
+/** A list of names with their numbers, the largest as wide as the list. */
+function showBars(list: HTMLElement, bars: { name: string; value: number }[]): void {
+  const most = Math.max(...bars.map(({ value }) => value));
+  const items = bars.map(({ name, value }, index) => {
+    const item = (list.children[index] as HTMLLIElement | undefined) ?? create("li", create("span"), create("b"));
+    const [label, figure] = item.children as unknown as [HTMLElement, HTMLElement];
+    write(label, name);
+    label.title = name;
+    write(figure, number.format(value));
+    item.style.setProperty("--share", `${(100 * value) / most}%`);
+    return item;
+  });
+  arrange(list, items);
+}
+
+// ---- Drawing ----
+
+function showLink(what: "connecting" | "live" | "stale" | "lost", words: string): void {
+  const link = byId("link");
+  link.dataset["link"] = what;
+  write(link, words);
+}
+
+const siteButtons = new Map<string, HTMLButtonElement>();
+
+/** The sites, the largest first; but nothing moves away from under a mouse that is about to choose. */
+function showSites(sites: Site[]): void {
+  const nav = byId("sites");
+  const names = new Set([...sites.map((its) => its.site), ...(site === undefined ? [] : [site])]);
+  for (const name of siteButtons.keys()) if (!names.has(name)) siteButtons.delete(name);
+  for (const name of names) {
+    const button = siteButtons.get(name) ?? create("button", create("span", name), create("b"));
+    siteButtons.set(name, button);
+    button.type = "button";
+    button.onclick = () => choose(name, range);
+    button.ariaPressed = String(name === site);
+    write(button.lastElementChild as HTMLElement, number.format(sites.find((its) => its.site === name)?.visitors ?? 0));
+  }
+  const order = nav.matches(":hover") ? [...siteButtons.keys()] : [...names];
+  arrange(nav, order.map((name) => siteButtons.get(name)!));
+  nav.hidden = names.size < 2;
+}
+
+function showNow({ node, sites }: State): void {
+  const its = sites.find((one) => one.site === site);
+  write(byId("site"), site ?? location.host);
+  write(byId("visitors"), number.format(its?.visitors ?? 0));
+  write(byId("open-pages"), number.format(its?.openPages ?? 0));
+  write(byId("peak"), its ? number.format(its.peak) : "–");
+  write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
+  write(byId("highest-at"), its?.highest ? day.format(its.highest.minute * 60_000) : "");
+  const title = `${number.format(its?.visitors ?? 0)} here now – Headcount`;
+  if (document.title !== title) document.title = title;
+  if (its) chart.raise(its.visitors);
+  showPages(its?.pages ?? []);
+  byId("visitors").classList.toggle("stale", node.stale);
+}
+
+function showPages(pages: Site["pages"]): void {
+  const open = pages.filter(({ visitors }) => visitors > 0).map(({ page, visitors }) => ({ name: page, value: visitors }));
+  showBars(byId("pages"), allPages ? open : open.slice(0, FEW_PAGES));
+  byId("no-pages").hidden = open.length > 0;
+  const more = byId("more-pages");
+  more.hidden = open.length <= FEW_PAGES;
+  write(more, allPages ? "Show fewer" : `Show all ${number.format(open.length)}`);
+}
+
+function showRefusals(refusals: State["refusals"]): void {
+  const counted = Object.entries(refusals).map(([reason, value]) => ({ name: REFUSED[reason] ?? reason, value }));
+  showBars(
+    byId("refusals"),
+    counted.filter(({ value }) => value > 0).sort((a, b) => b.value - a.value),
+  );
+  byId("no-refusals").hidden = counted.some(({ value }) => value > 0);
+}
+
+function showNode({ node }: State): void {
+  const { engine, stale, connections, maxConnections } = node;
+  const rows: [name: string, value: string, isBad?: boolean][] = [
+    ["State", stale ? "stale: the engine is away" : "well", stale],
+    ["Running for", duration(Math.max(0, Date.now() - node.startedAt) / 1000)],
+    ["Open sockets", `${number.format(connections)} of ${number.format(maxConnections)}`, connections > 0.9 * maxConnections],
+    ["Memory", inUnit(node.memory / 2 ** 20, "megabyte", { maximumFractionDigits: 0, unitDisplay: "short" })],
+    ["Engine", engine === "redis" ? "Redis, shared by all nodes" : "embedded"],
+    ["Engine errors", number.format(node.engineErrors), node.engineErrors > 0],
+    ["Journal errors", number.format(node.journalErrors), node.journalErrors > 0],
+    ["Runtime", node.runtime],
+  ];
+  const list = byId("node");
+  for (const [index, [name, value, isBad = false]] of rows.entries()) {
+    const row = (list.children[index] as HTMLElement | undefined) ?? list.appendChild(create("div", create("dt", name), create("dd")));
+    const figure = row.lastElementChild as HTMLElement;
+    write(figure, value);
+    figure.classList.toggle("bad", isBad);
+  }
+}
+
+const COLUMNS: [by: keyof Reading, words: string][] = [
+  ["page", "Page"],
+  ["views", "Views"],
+  ["seconds", "Total"],
+  ["median", "Median"],
+  ["p90", "90 %"],
+];
+
+function showReadings(): void {
+  const { by, descending } = sorting;
+  for (const [index, [key]] of COLUMNS.entries())
+    byId("columns").children[index]!.ariaSort = key === by ? (descending ? "descending" : "ascending") : "none";
+  const collator = new Intl.Collator(undefined, { numeric: true });
+  const compare = (a: Reading, b: Reading) =>
+    by === "page" ? collator.compare(a.page, b.page) : a[by] - b[by] || b.seconds - a.seconds;
+  const sorted = [...readings].sort((a, b) => (descending ? compare(b, a) : compare(a, b)));
+  const cells = sorted.slice(0, rows).map(({ page, views, seconds, median, p90 }) => {
+    const name = create("th", create("span", page));
+    name.scope = "row";
+    name.title = page;
+    const figures = [number.format(views), duration(seconds), duration(median), duration(p90)];
+    return create("tr", name, ...figures.map((figure) => create("td", figure)));
+  });
+  byId("reading").replaceChildren(...cells);
+  byId("no-reading").hidden = readings.length > 0;
+  byId("columns").closest("table")!.hidden = readings.length === 0;
+  const left = readings.length - cells.length;
+  byId("more-reading").hidden = left === 0;
+  write(byId("more-reading"), `Show ${number.format(Math.min(left, MANY_ROWS))} more of ${number.format(left)}`);
+  const [views, seconds] = readings.reduce((sum, its) => [sum[0] + its.views, sum[1] + its.seconds], [0, 0] as [number, number]);
+  write(byId("reading-sum"), views === 0 ? "" : `${number.format(views)} views, ${duration(seconds)}`);
+}
+
+// ---- Asking ----
+
+async function ask<Answer>(path: string, signal?: AbortSignal): Promise<Answer> {
+  const patience = AbortSignal.timeout(PATIENCE_MS);
+  const response = await fetch(path, { signal: signal ? AbortSignal.any([signal, patience]) : patience });
+  if (!response.ok) throw response;
+  return response.json();
+}
