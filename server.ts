@@ -1549,12 +1549,49 @@ const CSP =
 
 /** Builds the routes over the parts; the result's `fetch` wants a `Client` beside each request. */
 export function createApp(parts: Parts): Hono<App> {
-  const { settings, sites, signer, guard, rooms, pages, journal, engine, assets } = parts;
+  const desk = createDesk(parts);
+  const { refuse } = desk;
   const app = new Hono<App>();
+
+  app.use(async (c, next) => {
+    const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), parts.settings.TRUST_PROXY);
+    c.set("address", address);
+    c.set("key", limitKey(address));
+    const denied = parts.guard.address(address);
+    if (denied !== undefined) c.res = refuse(c, denied);
+    else await next();
+    if (c.res.status !== 101 && !PRIVATE.test(c.req.path)) openToAll(c); // Deno's 101 must stay as it is
+  });
+  app.options("*", (c) => {
+    c.header("Access-Control-Allow-Methods", "GET, POST");
+    c.header("Access-Control-Max-Age", "86400");
+    return c.body(null, 204);
+  });
+  addVisitorRoutes(app, desk);
+  addPublicRoutes(app, desk);
+  addOperatorRoutes(app, desk);
+  addOwnPages(app, desk);
+  app.get("/healthz", (c) => c.text("ok"));
+  app.get("/readyz", (c) =>
+    parts.pages.draining ? refuse(c, "draining") : c.text(parts.pages.stale ? "ok, stale" : "ok"),
+  );
+  app.notFound((c) => refuse(c, "unknown"));
+  app.onError((error, c) => {
+    report(error);
+    return refuse(c, "error");
+  });
+  return app;
+}
+
+const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
+
+type Desk = ReturnType<typeof createDesk>;
+
+/** The parts, and what all routes need to read a request and to refuse it. */
+function createDesk(parts: Parts) {
+  const { settings, sites, pages } = parts;
   const metrics = createMetrics(parts);
   pages.onBroadcast = (delayMs) => metrics.broadcast.observe(delayMs / 1_000);
-  const authorization = `Basic ${Buffer.from(`admin:${parts.password}`).toString("base64")}`;
-  let salt = { day: "", value: "" };
 
   /** A refusal as an answer. */
   const refuse = (c: Context, reason: Reason, detail?: string): Response => {
@@ -1572,7 +1609,6 @@ export function createApp(parts: Parts): Hono<App> {
     return refuse(c, "origin", `${origin} is not one of the SITES of this service`);
   };
 
-  const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
   const isSecure = (c: Context<App>) =>
     settings.TRUST_PROXY > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
 
@@ -1583,26 +1619,7 @@ export function createApp(parts: Parts): Hono<App> {
     return origin === undefined || site === undefined ? undefined : { origin: origin.origin, site };
   };
 
-  /** Who is asking: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
-  const identify = async (c: Context<App>, site: string, kept: string | undefined) => {
-    if (settings.IDENTITY === "hash") {
-      const day = new Date().toISOString().slice(0, 10);
-      if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
-      const visitor = hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? "");
-      return { visitor, isNew: false };
-    }
-    const cookie = getCookie(c, cookieName(site, isSecure(c)));
-    const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, kept);
-    return { visitor: known ?? newVisitor(), isNew: known === undefined };
-  };
-
-  const keepCookie = (c: Context<App>, site: string, signed: string) => {
-    const common = { path: "/", httpOnly: true, maxAge: COOKIE_SECONDS } as const;
-    const secure = { ...common, secure: true, sameSite: "None", partitioned: true } as const;
-    setCookie(c, cookieName(site, isSecure(c)), signed, isSecure(c) ? secure : { ...common, sameSite: "Lax" });
-  };
-
-  /** A public question about a site (the named one, else the asking page's, else the service's own) or a page of it. */
+  /** A question about a site (the named one, else the asking page's, else the service's own) or about a page of it. */
   const about = (answer: (c: Context<App>, site: string, page?: string) => Answer) => async (c: Context<App>) => {
     const { site: name, page: asked } = c.req.query();
     const asking = webUrl(c.req.header("origin") ?? c.req.header("referer"));
@@ -1618,24 +1635,13 @@ export function createApp(parts: Parts): Hono<App> {
     }
   };
 
-  const count = async (site: string, page?: string) =>
-    rooms.count(site, page) ?? (await engine.count?.(site, page)) ?? 0;
+  return { ...parts, metrics, refuse, refuseOrigin, isSecure, embedder, about };
+}
 
-  app.use(async (c, next) => {
-    const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
-    c.set("address", address);
-    c.set("key", limitKey(address));
-    const denied = guard.address(address);
-    if (denied !== undefined) c.res = refuse(c, denied);
-    else await next();
-    if (c.res.status !== 101 && !PRIVATE.test(c.req.path)) openToAll(c); // Deno's 101 must stay as it is
-  });
-
-  app.options("*", (c) => {
-    c.header("Access-Control-Allow-Methods", "GET, POST");
-    c.header("Access-Control-Max-Age", "86400");
-    return c.body(null, 204);
-  });
+/** `POST /token` and `GET /ws`: how a page comes in. */
+function addVisitorRoutes(app: Hono<App>, desk: Desk): void {
+  const { settings, signer, guard, pages, engine, metrics, refuse, refuseOrigin, embedder } = desk;
+  const identify = createIdentify(desk);
 
   app.post("/token", bodyLimit({ maxSize: MAX_BODY_BYTES, onError: (c) => refuse(c, "size") }), async (c) => {
     const key = c.get("key");
@@ -1659,7 +1665,7 @@ export function createApp(parts: Parts): Hono<App> {
     c.header("Cache-Control", "no-store");
     if (observe || settings.IDENTITY === "hash") return c.json({ token });
     const signed = signer.signVisitor(from.site, visitor);
-    keepCookie(c, from.site, signed);
+    keepCookie(c, from.site, signed, desk.isSecure(c));
     return c.json({ token, visitor: signed });
   });
 
@@ -1681,6 +1687,35 @@ export function createApp(parts: Parts): Hono<App> {
     else metrics.upgrades.inc();
     return response ?? refuse(c, "handshake");
   });
+}
+
+/** Finds out who is asking: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
+function createIdentify({ settings, signer, engine, isSecure }: Desk) {
+  let salt = { day: "", value: "" };
+  return async (c: Context<App>, site: string, kept: string | undefined) => {
+    if (settings.IDENTITY === "hash") {
+      const day = new Date().toISOString().slice(0, 10);
+      if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
+      const visitor = hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? "");
+      return { visitor, isNew: false };
+    }
+    const cookie = getCookie(c, cookieName(site, isSecure(c)));
+    const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, kept);
+    return { visitor: known ?? newVisitor(), isNew: known === undefined };
+  };
+}
+
+/** Third-party cookies must be `Secure` and are partitioned by the embedding site; plain http allows neither. */
+function keepCookie(c: Context<App>, site: string, signed: string, secure: boolean): void {
+  const common = { path: "/", httpOnly: true, maxAge: COOKIE_SECONDS } as const;
+  const crossSite = { ...common, secure, sameSite: "None", partitioned: true } as const;
+  setCookie(c, cookieName(site, secure), signed, secure ? crossSite : { ...common, sameSite: "Lax" });
+}
+
+/** The numbers for everybody, and the scripts that show them. */
+function addPublicRoutes(app: Hono<App>, { rooms, pages, journal, engine, assets, about }: Desk): void {
+  const count = async (site: string, page?: string) =>
+    rooms.count(site, page) ?? (await engine.count?.(site, page)) ?? 0;
 
   const answerCount = about(async (c, site, page) => {
     c.header("Cache-Control", "public, max-age=5");
@@ -1715,36 +1750,12 @@ export function createApp(parts: Parts): Hono<App> {
       return c.body(encodings[encoding], 200, { ...headers, "Content-Type": "text/javascript; charset=utf-8" });
     });
   }
+}
 
-  /** A page of the service's own: nothing runs in it, and nothing is loaded into it, but what came with it. */
-  const page = (name: keyof Assets) => (c: Context<App>) => {
-    const nonce = randomBytes(16).toString("base64");
-    const origin = escapeHtml(`${isSecure(c) ? "https" : "http"}://${hostOf(c)}`);
-    c.header("Content-Security-Policy", CSP.replaceAll("{{nonce}}", nonce));
-    c.header("X-Content-Type-Options", "nosniff");
-    c.header("Cache-Control", "no-store");
-    return c.html(assets[name].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
-  };
-  app.get("/", page("home.html"));
-  app.get("/check", page("check.html"));
-
-  /** What the service sees of a request: the other half of what /check finds out in the browser. */
-  app.get("/check/request", (c) => {
-    const asked = c.req.query("site") ?? "";
-    const host = hostOf(c);
-    return c.json({
-      address: c.get("address"),
-      socketAddress: c.env.address,
-      forwardedFor: c.req.header("x-forwarded-for"),
-      forwardedProto: c.req.header("x-forwarded-proto"),
-      trustProxy: settings.TRUST_PROXY,
-      heartbeatSeconds: settings.HEARTBEAT_SECONDS,
-      identity: settings.IDENTITY,
-      host,
-      site: sites.byName(asked, host) ?? sites.byOrigin(webUrl(asked), host),
-    });
-  });
-
+/** The password in front of the operator's routes, and what the dashboard and Prometheus are fed with. */
+function addOperatorRoutes(app: Hono<App>, desk: Desk): void {
+  const { settings, guard, rooms, pages, journal, engine, metrics, refuse, about, password } = desk;
+  const authorization = `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
   const operator: MiddlewareHandler<App> = async (c, next) => {
     const refused = guard.password(c.get("key"), c.req.header("authorization"), authorization);
     if (refused === undefined) return next();
@@ -1754,9 +1765,8 @@ export function createApp(parts: Parts): Hono<App> {
   app.use("/metrics", operator);
 
   app.get("/metrics", async (c) =>
-    c.body(await metrics.text(), 200, { "Content-Type": Registry.PROMETHEUS_CONTENT_TYPE }),
+    c.text(await metrics.text(), 200, { "Content-Type": Registry.PROMETHEUS_CONTENT_TYPE }),
   );
-  app.get("/dashboard", page("dashboard.html"));
 
   app.get("/dashboard/state", async (c) => {
     const { values } = await metrics.refusals.get();
@@ -1795,16 +1805,38 @@ export function createApp(parts: Parts): Hono<App> {
     return c.json({ from, to, step, points: await engine.history(site, from, step) });
   });
   app.get("/dashboard/history", answerHistory);
+}
 
-  app.get("/healthz", (c) => c.text("ok"));
-  app.get("/readyz", (c) => (pages.draining ? refuse(c, "draining") : c.text(pages.stale ? "ok, stale" : "ok")));
+/** The pages of the service itself. Nothing runs in them, and nothing is loaded into them, but what came with them. */
+function addOwnPages(app: Hono<App>, { settings, sites, assets, isSecure }: Desk): void {
+  const page = (name: keyof Assets) => (c: Context<App>) => {
+    const nonce = randomBytes(16).toString("base64");
+    const origin = escapeHtml(`${isSecure(c) ? "https" : "http"}://${hostOf(c)}`);
+    c.header("Content-Security-Policy", CSP.replaceAll("{{nonce}}", nonce));
+    c.header("X-Content-Type-Options", "nosniff");
+    c.header("Cache-Control", "no-store");
+    return c.html(assets[name].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
+  };
+  app.get("/", page("home.html"));
+  app.get("/check", page("check.html"));
+  app.get("/dashboard", page("dashboard.html"));
 
-  app.notFound((c) => refuse(c, "unknown"));
-  app.onError((error, c) => {
-    report(error);
-    return refuse(c, "error");
+  /** What the service sees of a request: the other half of what /check finds out in the browser. */
+  app.get("/check/request", (c) => {
+    const asked = c.req.query("site") ?? "";
+    const host = hostOf(c);
+    return c.json({
+      address: c.get("address"),
+      socketAddress: c.env.address,
+      forwardedFor: c.req.header("x-forwarded-for"),
+      forwardedProto: c.req.header("x-forwarded-proto"),
+      trustProxy: settings.TRUST_PROXY,
+      heartbeatSeconds: settings.HEARTBEAT_SECONDS,
+      identity: settings.IDENTITY,
+      host,
+      site: sites.byName(asked, host) ?? sites.byOrigin(webUrl(asked), host),
+    });
   });
-  return app;
 }
 
 /** Any page may read any answer: what is public is public, and a refusal is of use only if its page can read it. */
