@@ -24,7 +24,7 @@
  * (they are closed and come back), and trust in anything that a page says about itself other than its name.
  */
 
-import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { createHash, createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
@@ -260,10 +260,14 @@ function parseBlock(entry: string): Block | undefined {
  * outermost trusted proxy wrote. Whatever stands further left is the client's own invention.
  */
 export function clientAddress(socket: string, forwardedFor: string | undefined, hops: number): string {
+  if (hops === 0 && /^[\d.]+$/.test(socket)) return socket; // as nearly always, and canonical already
   const claimed = hops > 0 ? forwardedFor?.split(",").at(-hops)?.trim() : undefined;
   const address = claimed !== undefined && ipaddr.isValid(claimed) ? claimed : socket;
   return ipaddr.isValid(address) ? ipaddr.process(address).toString() : "0.0.0.0";
 }
+
+/** Whether it can be a Host header. None at all (`""`, HTTP/1.0) can. */
+const isHost = (host: string) => host === "" || (/^[\w.:[\]-]+$/.test(host) && URL.canParse(`http://${host}`));
 
 /** What limits are counted by: an IPv4 address as it is, an IPv6 one by its /64, since one household owns all of that. */
 export function limitKey(address: string): string {
@@ -286,13 +290,14 @@ export interface Claims {
   readonly nonce: number;
 }
 
-const Payload = v.strictTuple([v.string(), v.string(), v.number(), v.number()]);
+/** What is inside a token; the signature vouches for its shape. */
+type Payload = [visitor: string, page: string, expires: number, nonce: number];
 
 export class Signer {
-  readonly #secret: string;
+  readonly #key: KeyObject;
 
   constructor(secret: string) {
-    this.#secret = secret;
+    this.#key = createSecretKey(Buffer.from(secret));
   }
 
   /** `id.signature`: what a browser keeps. The signature covers the site, so an id is worth nothing on another one. */
@@ -316,13 +321,13 @@ export class Signer {
   readToken(origin: string, token: string, now: number): Claims | undefined {
     const [payload = "", signature = "", ...rest] = token.split(".");
     if (rest.length > 0 || !this.#verify(signature, "token", origin, payload)) return undefined;
-    const [visitor, page, expires, nonce] = v.parse(Payload, JSON.parse(Buffer.from(payload, "base64url").toString()));
+    const [visitor, page, expires, nonce] = JSON.parse(Buffer.from(payload, "base64url").toString()) as Payload;
     return expires > now ? { visitor, page, expires, nonce } : undefined;
   }
 
   /** The first 128 bits of the HMAC over a list of texts; a list, so that no two meanings share one signature. */
   #sign(...parts: string[]): string {
-    return hmac(this.#secret, parts);
+    return hmac(this.#key, parts);
   }
 
   #verify(signature: string, ...parts: string[]): boolean {
@@ -332,7 +337,7 @@ export class Signer {
   }
 }
 
-const hmac = (key: string, parts: string[]) =>
+const hmac = (key: KeyObject | string, parts: string[]) =>
   createHmac("sha256", key).update(JSON.stringify(parts)).digest("base64url").slice(0, 22);
 const digest = (text: string) => createHash("sha256").update(text).digest("base64url").slice(0, 22);
 
@@ -357,6 +362,7 @@ const REFUSALS = {
   token: [403, "Token not valid", "The token is missing, forged, expired, used, or of another origin"],
   body: [400, "Request not understood", 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}'],
   page: [400, "Page name not valid", "A page's name has 1 to 1,024 characters, none of them control characters"],
+  host: [400, "Host not valid", "The Host header must be a name or an address, perhaps with a port"],
   handshake: [400, "Handshake not valid", "The WebSocket handshake is broken"],
   password: [401, "Password needed", "This is for the operator: the user is admin, the password ADMIN_PASSWORD"],
   unknown: [404, "Not found", "There is nothing here by this name"],
@@ -879,7 +885,7 @@ export class EmbeddedEngine implements Engine {
   failures = 0;
   readonly #file: string;
   readonly #tokenTtlMs: number;
-  readonly #openedAt = Date.now();
+  #openedAt = Date.now();
   /** Undefined until it is first used, and after a failure: the next use opens it anew. */
   #database: DatabaseSync | undefined;
   #oldestMinute = 0;
@@ -909,6 +915,7 @@ export class EmbeddedEngine implements Engine {
 
   async spend({ nonce, expires }: Claims, now: number): Promise<boolean> {
     const mintedAt = expires - this.#tokenTtlMs;
+    if (now < this.#openedAt) this.#openedAt = now - this.#tokenTtlMs; // the machine's clock was put back
     if (mintedAt < this.#openedAt) return false; // perhaps spent before the restart; the page asks for another
     if (this.#spent.has(nonce) || this.#spentBefore.has(nonce)) return false;
     if (now >= this.#turnAt) {
@@ -1539,6 +1546,7 @@ const TokenRequest = v.pipe(
   v.object({ page: v.optional(v.string()), visitor: v.optional(v.string()), observe: v.optional(v.boolean()) }),
 );
 const MAX_BODY_BYTES = 4_096;
+const CACHE_SIZE = 1_000; // origins, and browsers' names, that were judged already
 const COOKIE_SECONDS = 30 * 86_400;
 const RANGES: Record<string, number> = { hour: 60, day: DAY_MINUTES, week: 7 * DAY_MINUTES, quarter: HISTORY_MINUTES };
 const MAX_POINTS = 720; // of a chart
@@ -1557,7 +1565,7 @@ export function createApp(parts: Parts): Hono<App> {
     const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), parts.settings.TRUST_PROXY);
     c.set("address", address);
     c.set("key", limitKey(address));
-    const denied = parts.guard.address(address);
+    const denied = parts.guard.address(address) ?? (isHost(hostOf(c)) ? undefined : "host");
     if (denied !== undefined) c.res = refuse(c, denied);
     else await next();
     if (c.res.status !== 101 && !PRIVATE.test(c.req.path)) openToAll(c); // Deno's 101 must stay as it is
@@ -1577,7 +1585,8 @@ export function createApp(parts: Parts): Hono<App> {
   );
   app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {
-    report(error);
+    const hasLeft = c.req.raw.signal.aborted || error.name === "Http"; // Bun says the former, Deno the latter
+    if (!hasLeft) report(error); // whoever goes away in mid-request is no error of ours
     return refuse(c, "error");
   });
   return app;
@@ -1612,12 +1621,16 @@ function createDesk(parts: Parts) {
   const isSecure = (c: Context<App>) =>
     settings.TRUST_PROXY > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
 
-  /** The origin of a request and the site that it belongs to; undefined unless that may be counted here. */
-  const embedder = (c: Context<App>): { origin: string; site: string } | undefined => {
-    const origin = webUrl(c.req.header("origin"));
-    const site = sites.byOrigin(origin, hostOf(c));
-    return origin === undefined || site === undefined ? undefined : { origin: origin.origin, site };
-  };
+  /** The origin of a request and the site that it belongs to; no site unless it may be counted here. */
+  const embedder = (c: Context<App>) => embedders.memo(`${c.req.header("origin") ?? ""} ${hostOf(c)}`);
+  const embedders = new LRUCache<string, { origin: string; site: string | undefined }>({
+    max: CACHE_SIZE,
+    memoMethod: (key) => {
+      const [header, host = ""] = key.split(" ");
+      const origin = webUrl(header);
+      return { origin: origin?.origin ?? "", site: sites.byOrigin(origin, host) };
+    },
+  });
 
   /** A question about a site (the named one, else the asking page's, else the service's own) or about a page of it. */
   const about = (answer: (c: Context<App>, site: string, page?: string) => Answer) => async (c: Context<App>) => {
@@ -1642,45 +1655,50 @@ function createDesk(parts: Parts) {
 function addVisitorRoutes(app: Hono<App>, desk: Desk): void {
   const { settings, signer, guard, pages, engine, metrics, refuse, refuseOrigin, embedder } = desk;
   const identify = createIdentify(desk);
+  const bots = new LRUCache<string, boolean>({ max: CACHE_SIZE, memoMethod: (userAgent) => isbot(userAgent) });
+  const readAtMost = bodyLimit({ maxSize: MAX_BODY_BYTES, onError: (c) => refuse(c, "size") });
+  /** A body that says its length needs no counting; only a chunked one is read with care. */
+  const limitBody: MiddlewareHandler<App> = (c, next) =>
+    Number(c.req.header("content-length") ?? Infinity) <= MAX_BODY_BYTES ? next() : readAtMost(c, next);
 
-  app.post("/token", bodyLimit({ maxSize: MAX_BODY_BYTES, onError: (c) => refuse(c, "size") }), async (c) => {
+  app.post("/token", limitBody, async (c) => {
     const key = c.get("key");
     const limited = guard.tokenRequest(key);
     if (limited !== undefined) return refuse(c, limited);
-    const from = embedder(c);
-    if (from === undefined) return refuseOrigin(c);
-    if (settings.COUNT_BOTS === "false" && isbot(c.req.header("user-agent"))) return refuse(c, "bot");
+    const { origin, site } = embedder(c);
+    if (site === undefined) return refuseOrigin(c);
+    if (settings.COUNT_BOTS === "false" && bots.memo(c.req.header("user-agent") ?? "")) return refuse(c, "bot");
     const text = await c.req.text();
     const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
     if (!body.success) return refuse(c, "body");
     const { page = "/", visitor: kept, observe = false } = body.output;
     const name = pageName(page);
     if (name === undefined) return refuse(c, "page");
-    const { visitor, isNew } = observe ? { visitor: "", isNew: false } : await identify(c, from.site, kept);
-    const refused = (isNew ? guard.newVisitor(key) : undefined) ?? pages.refusal(from.site, visitor, key);
+    const { visitor, isNew } = observe ? { visitor: "", isNew: false } : await identify(c, site, kept);
+    const refused = (isNew ? guard.newVisitor(key) : undefined) ?? pages.refusal(site, visitor, key);
     if (refused !== undefined) return refuse(c, refused);
     const expires = Date.now() + settings.TOKEN_TTL_SECONDS * 1_000;
-    const token = signer.signToken(from.origin, { visitor, page: name, expires, nonce: newNonce() });
+    const token = signer.signToken(origin, { visitor, page: name, expires, nonce: newNonce() });
     metrics.tokens.inc();
     c.header("Cache-Control", "no-store");
     if (observe || settings.IDENTITY === "hash") return c.json({ token });
-    const signed = signer.signVisitor(from.site, visitor);
-    keepCookie(c, from.site, signed, desk.isSecure(c));
+    const signed = signer.signVisitor(site, visitor);
+    keepCookie(c, site, signed, desk.isSecure(c));
     return c.json({ token, visitor: signed });
   });
 
   app.get("/ws", async (c) => {
     if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
-    const from = embedder(c);
-    if (from === undefined) return refuseOrigin(c);
-    const claims = signer.readToken(from.origin, c.req.query("token") ?? "", Date.now());
+    const { origin, site } = embedder(c);
+    if (site === undefined) return refuseOrigin(c);
+    const claims = signer.readToken(origin, c.req.query("token") ?? "", Date.now());
     const stopTimer = metrics.engine.startTimer();
     const isGood = claims !== undefined && (await engine.spend(claims, Date.now()));
     stopTimer();
     if (!isGood) return refuse(c, "token");
-    const refused = pages.refusal(from.site, claims.visitor, c.get("key"));
+    const refused = pages.refusal(site, claims.visitor, c.get("key"));
     if (refused !== undefined) return refuse(c, refused);
-    const page = pages.admit(from.site, claims, c.get("key"));
+    const page = pages.admit(site, claims, c.get("key"));
     await pages.refresh(page); // so that the peak and the reading time are in the first frame
     const response = c.env.upgrade(page);
     if (response === undefined) pages.closed(page);
@@ -1851,7 +1869,7 @@ function openToAll(c: Context): void {
 
 /** One cookie a site, since visitors are not to be followed from one to another. `__Host-` needs https. */
 const cookieName = (site: string, secure: boolean) =>
-  `${secure ? "__Host-" : ""}headcount-${digest(site).slice(0, 10)}`;
+  `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w.*-]/g, "_")}`;
 
 const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
@@ -1902,10 +1920,15 @@ const serveOnBun: Serve = (app, pages, settings) => {
 /** What the app returns once Bun has answered the upgrade by itself. */
 const SWITCHED = new Response(null, { status: 101 });
 
+const KEY = /^[\w+/]{22}==$/; // 16 bytes (RFC 6455, 4.1)
+
 const serveOnDeno: Serve = (app, pages, settings) => {
   const idleTimeout = 2 * settings.HEARTBEAT_SECONDS; // pings at half of it, and is not deferred by sends
   const upgrade = (request: Request, page: OpenPage): Response | undefined => {
     try {
+      const { headers } = request; // Deno looks at neither of these two
+      if (headers.get("sec-websocket-version") !== "13" || !KEY.test(headers.get("sec-websocket-key") ?? ""))
+        return undefined;
       const { socket: wire, response } = Deno.upgradeWebSocket(request, { idleTimeout });
       wire.binaryType = "arraybuffer";
       wire.onopen = contain(() => pages.opened(page, wire));

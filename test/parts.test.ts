@@ -223,8 +223,8 @@ describe("engine", () => {
   });
 
   test("engine: a token from before the start may have been spent, and is refused", async () => {
-    const before = Date.now() - 60_000;
-    expect(await engine.spend(claims(99_999, before), before + 1)).toBe(false);
+    const before = Date.now() - 20_000;
+    expect(await engine.spend(claims(99_999, before), Date.now())).toBe(false);
   });
 });
 
