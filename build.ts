@@ -11,7 +11,7 @@ import { type BuildOptions, buildSync } from "esbuild";
 const WIDGET_BUDGET = 1500;
 
 /** What the service serves, by name: x.js is made from widget/x.ts, all else from widget/ as it is named. */
-const ASSETS = ["widget.js", "home.html", "badge.svg"];
+const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"];
 
 const here = import.meta.dirname;
 
@@ -32,7 +32,8 @@ function bundle(entry: string, options: BuildOptions): string {
 /** A script or a style sheet for browsers: minified, and the script without names of its own in the page. */
 export function browser(entry: string): string {
   // Without `tsconfigRaw`, esbuild writes "use strict" into every script, as tsconfig.json asks: bytes without effect.
-  return bundle(entry, { minify: true, format: "iife", target: "es2020", tsconfigRaw: "{}" });
+  const format = entry.endsWith("debug.ts") ? "esm" : "iife"; // the widget imports that one, so it is a module
+  return bundle(entry, { minify: true, format, target: "es2020", tsconfigRaw: "{}" });
 }
 
 /**

@@ -1869,7 +1869,7 @@ function openToAll(c: Context): void {
 
 /** One cookie a site, since visitors are not to be followed from one to another. `__Host-` needs https. */
 const cookieName = (site: string, secure: boolean) =>
-  `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w.*-]/g, "_")}`;
+  `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w-]/g, "_")}`;
 
 const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 

@@ -52,6 +52,7 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
   const options: uPlot.Options = {
     ...size(),
     legend: { show: false },
+    padding: [8, 28, 0, 12],
     cursor: {
       y: false,
       drag: { x: true, y: false, dist: 8 },
@@ -63,7 +64,15 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
       y: { range: (_plot, _least, most) => [0, Math.max(2, most * 1.1)] },
     },
     axes: [
-      { stroke: colour("--soft"), font: FONT, grid: { show: false }, ticks: { show: false }, space: 72, values: timeLabels },
+      {
+        stroke: colour("--soft"),
+        font: FONT,
+        grid: { show: false },
+        ticks: { show: false },
+        space: 72,
+        size: 26,
+        values: timeLabels,
+      },
       {
         stroke: colour("--soft"),
         font: FONT,
@@ -123,10 +132,13 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
       End: last,
     };
     const target = targets[event.key];
-    if (event.key === "Escape") (leave(), plot.setData(data));
-    else if (target === undefined) return;
-    else point(target);
-    event.preventDefault();
+    if (event.key === "Escape") {
+      leave();
+      plot.setData(data);
+    } else if (target !== undefined) {
+      event.preventDefault();
+      point(target);
+    }
   });
   element.addEventListener("blur", leave);
   plot.over.addEventListener("pointermove", ({ pointerType, clientX, clientY }) => {
@@ -152,7 +164,8 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
     },
     raise(visitors) {
       const [seconds, people] = data;
-      if (visitors > people.at(-1)!) draw([seconds, people.with(-1, visitors)], false);
+      const isOver = Date.now() / 1000 >= seconds.at(-1)! + width; // the next interval is not here yet
+      if (!isOver && visitors > people.at(-1)!) draw([seconds, [...people.slice(0, -1), visitors]], false);
     },
   };
 }

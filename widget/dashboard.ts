@@ -3,7 +3,7 @@
  * reading times, which change slowly, every twenty. What it shows was partly named by strangers: only textContent is
  * written. Each part of the page has one function that draws it from what was last heard.
  */
-import { type Chart, createChart, type History } from "./chart.ts";
+import { createChart, type History } from "./chart.ts";
 
 interface State {
   node: {
@@ -22,7 +22,8 @@ interface State {
 }
 interface Site {
   site: string;
-  visitors: number;
+  /** Missing until the engine has said it. */
+  visitors?: number;
   openPages: number;
   peak: number;
   highest?: { minute: number; peak: number };
@@ -40,7 +41,7 @@ const STATE_MS = 2_000;
 const HISTORY_MS = 20_000;
 const PATIENCE_MS = 10_000; // for an answer
 const FEW_PAGES = 10;
-const MANY_ROWS = 50;
+const MANY_ROWS = 25;
 
 const REFUSED: Record<string, string> = {
   address: "Address on the deny list, or asked far too often",
@@ -61,6 +62,7 @@ const REFUSED: Record<string, string> = {
   visitor_pages: "Too many pages of one visitor (MAX_PAGES_PER_VISITOR)",
   address_pages: "Too many pages of one address (MAX_PAGES_PER_IP)",
   error: "Internal errors",
+  journal: "Questions while the journal could not be read",
   full: "Full (MAX_CONNECTIONS)",
   draining: "While restarting",
 };
@@ -75,17 +77,21 @@ let state: State | undefined;
 let readings: Reading[] = [];
 let sorting: { by: keyof Reading; descending: boolean } = { by: "seconds", descending: true };
 let allPages = false;
-let rows = MANY_ROWS;
+let shownRows = MANY_ROWS;
 
-let heardAt = 0; // when the service last answered
+let timer = 0; // of the next question for the state
+let heardAt: number | undefined; // when the service last answered it
 let loading = new AbortController(); // history and reading times
 let loadAt = 0; // when they are due again
+let loaded = ""; // what was last asked for
 
 // ---- Words and elements ----
 
 const number = new Intl.NumberFormat();
-const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+/** Missing until it is known. */
+const count = (value: number | undefined) => (value === undefined ? "–" : number.format(value));
 const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>
   new Intl.NumberFormat(undefined, { style: "unit", unit, unitDisplay: "narrow", ...options }).format(value);
 
@@ -102,6 +108,8 @@ function duration(seconds: number): string {
 }
 
 const byId = (id: string) => document.getElementById(id)!;
+
+const chart = createChart(byId("chart"), byId("readout"));
 
 const write = (element: HTMLElement, text: string) => {
   if (element.textContent !== text) element.textContent = text; // else a selection would be lost, and a status said again
@@ -158,30 +166,50 @@ function showSites(sites: Site[]): void {
     button.type = "button";
     button.onclick = () => choose(name, range);
     button.ariaPressed = String(name === site);
-    write(button.lastElementChild as HTMLElement, number.format(sites.find((its) => its.site === name)?.visitors ?? 0));
+    write(button.lastElementChild as HTMLElement, count(sites.find((its) => its.site === name)?.visitors ?? 0));
   }
-  const order = nav.matches(":hover") ? [...siteButtons.keys()] : [...names];
-  arrange(nav, order.map((name) => siteButtons.get(name)!));
+  const largestFirst = Array.from(names, (name) => siteButtons.get(name)!);
+  const asTheyAre = Array.from(nav.children as HTMLCollectionOf<HTMLButtonElement>).filter((one) =>
+    largestFirst.includes(one),
+  );
+  arrange(nav, nav.matches(":hover") ? [...new Set([...asTheyAre, ...largestFirst])] : largestFirst);
   nav.hidden = names.size < 2;
 }
 
+function show(its: State): void {
+  showSites(its.sites);
+  showNow(its);
+  showRefusals(its.refusals);
+  showNode(its);
+}
+
+const rangeButtons = byId("ranges").querySelectorAll("button");
+
+function showRanges(): void {
+  for (const button of rangeButtons) button.ariaPressed = String(button.value === range);
+}
+
 function showNow({ node, sites }: State): void {
-  const its = sites.find((one) => one.site === site);
+  // A site that is not in the list has nobody there. Of one that is, a number may not be known yet.
+  const its = sites.find((one) => one.site === site) ?? { visitors: 0, openPages: 0, pages: [] as Site["pages"] };
+  const { visitors, openPages, peak, highest, pages }: Partial<Site> = its;
   write(byId("site"), site ?? location.host);
-  write(byId("visitors"), number.format(its?.visitors ?? 0));
-  write(byId("open-pages"), number.format(its?.openPages ?? 0));
-  write(byId("peak"), its ? number.format(its.peak) : "–");
-  write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
-  write(byId("highest-at"), its?.highest ? day.format(its.highest.minute * 60_000) : "");
-  const title = `${number.format(its?.visitors ?? 0)} here now – Headcount`;
-  if (document.title !== title) document.title = title;
-  if (its) chart.raise(its.visitors);
-  showPages(its?.pages ?? []);
+  write(byId("visitors"), count(visitors));
+  write(byId("open-pages"), count(openPages));
+  write(byId("peak"), count(peak));
+  write(byId("highest"), count(highest?.peak));
+  write(byId("highest-at"), highest ? `(${date.format(highest.minute * 60_000)})` : "");
   byId("visitors").classList.toggle("stale", node.stale);
+  const title = `${count(visitors)} here now – Headcount`;
+  if (document.title !== title) document.title = title;
+  chart.raise(visitors ?? 0);
+  showPages(pages ?? []);
 }
 
 function showPages(pages: Site["pages"]): void {
-  const open = pages.filter(({ visitors }) => visitors > 0).map(({ page, visitors }) => ({ name: page, value: visitors }));
+  const open = pages
+    .filter(({ visitors }) => visitors > 0)
+    .map(({ page, visitors }) => ({ name: page, value: visitors }));
   showBars(byId("pages"), allPages ? open : open.slice(0, FEW_PAGES));
   byId("no-pages").hidden = open.length > 0;
   const more = byId("more-pages");
@@ -191,11 +219,9 @@ function showPages(pages: Site["pages"]): void {
 
 function showRefusals(refusals: State["refusals"]): void {
   const counted = Object.entries(refusals).map(([reason, value]) => ({ name: REFUSED[reason] ?? reason, value }));
-  showBars(
-    byId("refusals"),
-    counted.filter(({ value }) => value > 0).sort((a, b) => b.value - a.value),
-  );
-  byId("no-refusals").hidden = counted.some(({ value }) => value > 0);
+  counted.sort((a, b) => b.value - a.value);
+  showBars(byId("refusals"), counted);
+  byId("no-refusals").hidden = counted.length > 0;
 }
 
 function showNode({ node }: State): void {
@@ -203,7 +229,11 @@ function showNode({ node }: State): void {
   const rows: [name: string, value: string, isBad?: boolean][] = [
     ["State", stale ? "stale: the engine is away" : "well", stale],
     ["Running for", duration(Math.max(0, Date.now() - node.startedAt) / 1000)],
-    ["Open sockets", `${number.format(connections)} of ${number.format(maxConnections)}`, connections > 0.9 * maxConnections],
+    [
+      "Open sockets",
+      `${number.format(connections)} of ${number.format(maxConnections)}`,
+      connections > 0.9 * maxConnections,
+    ],
     ["Memory", inUnit(node.memory / 2 ** 20, "megabyte", { maximumFractionDigits: 0, unitDisplay: "short" })],
     ["Engine", engine === "redis" ? "Redis, shared by all nodes" : "embedded"],
     ["Engine errors", number.format(node.engineErrors), node.engineErrors > 0],
@@ -212,7 +242,9 @@ function showNode({ node }: State): void {
   ];
   const list = byId("node");
   for (const [index, [name, value, isBad = false]] of rows.entries()) {
-    const row = (list.children[index] as HTMLElement | undefined) ?? list.appendChild(create("div", create("dt", name), create("dd")));
+    const row =
+      (list.children[index] as HTMLElement | undefined) ??
+      list.appendChild(create("div", create("dt", name), create("dd")));
     const figure = row.lastElementChild as HTMLElement;
     write(figure, value);
     figure.classList.toggle("bad", isBad);
@@ -234,8 +266,9 @@ function showReadings(): void {
   const collator = new Intl.Collator(undefined, { numeric: true });
   const compare = (a: Reading, b: Reading) =>
     by === "page" ? collator.compare(a.page, b.page) : a[by] - b[by] || b.seconds - a.seconds;
-  const sorted = [...readings].sort((a, b) => (descending ? compare(b, a) : compare(a, b)));
-  const cells = sorted.slice(0, rows).map(({ page, views, seconds, median, p90 }) => {
+  const sorted = [...readings];
+  sorted.sort((a, b) => (descending ? compare(b, a) : compare(a, b)));
+  const cells = sorted.slice(0, shownRows).map(({ page, views, seconds, median, p90 }) => {
     const name = create("th", create("span", page));
     name.scope = "row";
     name.title = page;
@@ -248,15 +281,118 @@ function showReadings(): void {
   const left = readings.length - cells.length;
   byId("more-reading").hidden = left === 0;
   write(byId("more-reading"), `Show ${number.format(Math.min(left, MANY_ROWS))} more of ${number.format(left)}`);
-  const [views, seconds] = readings.reduce((sum, its) => [sum[0] + its.views, sum[1] + its.seconds], [0, 0] as [number, number]);
-  write(byId("reading-sum"), views === 0 ? "" : `${number.format(views)} views, ${duration(seconds)}`);
+  const sum = (key: "views" | "seconds") => readings.reduce((total, its) => total + its[key], 0);
+  const words = `${number.format(sum("views"))} ${sum("views") === 1 ? "view" : "views"}, ${duration(sum("seconds"))}`;
+  write(byId("reading-sum"), readings.length === 0 ? "" : words);
 }
 
 // ---- Asking ----
 
-async function ask<Answer>(path: string, signal?: AbortSignal): Promise<Answer> {
-  const patience = AbortSignal.timeout(PATIENCE_MS);
-  const response = await fetch(path, { signal: signal ? AbortSignal.any([signal, patience]) : patience });
+/** @throws {Response | Error} */
+async function ask<Answer>(path: string, signal: AbortSignal): Promise<Answer> {
+  const response = await fetch(path, { signal });
   if (!response.ok) throw response;
   return response.json();
 }
+
+/** What went wrong, in the service's own words where there are any. */
+async function reasonOf(failure: unknown): Promise<string> {
+  if (!(failure instanceof Response)) return "no answer";
+  const problem = await failure.json().catch(() => undefined);
+  return problem?.title ?? `HTTP ${failure.status}`;
+}
+
+async function poll(): Promise<void> {
+  clearTimeout(timer);
+  if (document.hidden) return;
+  try {
+    state = await ask<State>("dashboard/state", AbortSignal.timeout(PATIENCE_MS));
+    heardAt = Date.now();
+    site ??= state.sites[0]?.site;
+    if (state.node.stale) showLink("stale", "The engine is away: last known totals, plus changes on this node");
+    else showLink("live", "Live");
+    show(state);
+    if (heardAt >= loadAt || loaded !== key()) void load();
+  } catch (failure) {
+    const reason = await reasonOf(failure);
+    const since = heardAt === undefined ? "" : ` since ${clock.format(heardAt)}. These are the last numbers`;
+    showLink("lost", `Not reachable (${reason})${since}`);
+    document.title = "Not reachable – Headcount";
+    // Ten wrong passwords a minute are a guess too many: this page does not ask again with one that is old.
+    if (failure instanceof Response && failure.status === 401) return;
+  }
+  clearTimeout(timer);
+  timer = setTimeout(poll, STATE_MS);
+}
+
+const key = () => `${range} ${site ?? ""}`;
+
+async function load(): Promise<void> {
+  loading.abort();
+  const { signal } = (loading = new AbortController());
+  const isNew = loaded !== key();
+  loaded = key();
+  loadAt = Date.now() + HISTORY_MS;
+  const about = site === undefined ? "" : `site=${encodeURIComponent(site)}`;
+  try {
+    const [history, reading] = await Promise.all([
+      ask<History>(`dashboard/history?range=${range}&${about}`, signal),
+      ask<{ pages: Reading[] }>(`reading?${about}`, signal),
+    ]);
+    byId("chart").classList.remove("unknown");
+    chart.show(history, isNew);
+    readings = reading.pages;
+    showReadings();
+    if (state) showNow(state);
+  } catch (failure) {
+    if (signal.aborted) return;
+    byId("chart").classList.toggle("unknown", isNew);
+    write(byId("readout"), `The history cannot be read: ${await reasonOf(failure)}`);
+  }
+}
+
+// ---- Choosing ----
+
+function choose(nextSite: string | undefined, nextRange: string): void {
+  if (nextSite !== site) {
+    allPages = false;
+    shownRows = MANY_ROWS;
+    readings = [];
+    showReadings();
+  }
+  site = nextSite;
+  range = nextRange;
+  history.replaceState(null, "", `#${new URLSearchParams({ ...(site !== undefined && { site }), range }).toString()}`);
+  showRanges();
+  if (state) show(state);
+  void load();
+}
+
+function start(): void {
+  for (const button of rangeButtons) button.onclick = () => choose(site, button.value);
+  for (const [by, words] of COLUMNS) {
+    const button = create("button", words);
+    button.type = "button";
+    button.onclick = () => {
+      sorting = { by, descending: by === sorting.by ? !sorting.descending : by !== "page" };
+      showReadings();
+    };
+    const header = create("th", button);
+    header.scope = "col";
+    byId("columns").append(header);
+  }
+  byId("more-reading").onclick = () => {
+    shownRows += MANY_ROWS;
+    showReadings();
+  };
+  byId("more-pages").onclick = () => {
+    allPages = !allPages;
+    if (state) showNow(state);
+  };
+  document.addEventListener("visibilitychange", () => void poll());
+  showRanges();
+  showReadings();
+  void poll();
+}
+
+start();

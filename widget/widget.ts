@@ -162,7 +162,7 @@ function headcount(script: HTMLScriptElement) {
       fade();
       if (signal.aborted) return;
       if (refusal.status === 403) {
-        const problem = await refusal.json().catch(() => ({ title: "403", detail: server }));
+        const problem = await refusal.json().catch(() => ({ title: 403, detail: server }));
         halt(problem.title + ": " + problem.detail);
       } else lose(refusal.headers?.get("Retry-After") * 1000 || 0);
     }
@@ -183,8 +183,7 @@ function headcount(script: HTMLScriptElement) {
     };
     socket.onclose = ({ code, reason }) => {
       if (signal.aborted) return;
-      if (code === 1012) lose(0, +reason * 1000);
-      else lose(code === 1013 ? FULL_WAIT_MS : 0);
+      lose(code === 1013 ? FULL_WAIT_MS : 0, +reason * 1000); // 1012 has a number for its reason, and no other
     };
   };
 
@@ -215,13 +214,11 @@ function headcount(script: HTMLScriptElement) {
 
   /** Has the page another name now? */
   const turn = () => {
-    const { dataset } = script;
-    const name = dataset.page ?? location.pathname + ("hash" in dataset ? location.hash : "");
+    const name = script.dataset.page ?? location.pathname + ("hash" in script.dataset ? location.hash : "");
     if (name === page) return false;
     page = name;
     delete counts.page; // the old page's
-    delete counts.read;
-    return true;
+    return delete counts.read; // true
   };
 
   /** Tells the service what has changed since it was last told. */
@@ -264,6 +261,7 @@ function headcount(script: HTMLScriptElement) {
       tell();
     };
   }
+  if ("debug" in script.dataset) void import(server + "debug.js"); // allowed by a CSP as this script was
   on("popstate hashchange", tell);
   on("pointermove pointerdown keydown scroll visibilitychange", input); // a touch is a pointer, too
   on("online resume visibilitychange", () => {

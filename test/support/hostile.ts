@@ -48,8 +48,10 @@ export class Ordeal {
   static async begin(service: Service, site: string, url = service.url): Promise<Ordeal> {
     if (!memoryBefore.has(service)) {
       memoryBefore.set(service, memoryOf(service.pid));
-      const warm = new Visitor(url, `https://${site}`);
-      for (let round = 0; round < 10; round++) await (await warm.open("/warm")).close();
+      for (let round = 0; round < 10; round++) {
+        const headers = { "x-forwarded-for": `203.0.113.${round}` }; // for services with low limits
+        await (await new Visitor(url, `https://${site}`, { headers }).open("/warm")).close();
+      }
       await Promise.all(Array.from({ length: 100 }, () => ask(url, "GET /count")));
       memoryBefore.set(service, memoryOf(service.pid));
     }
@@ -78,11 +80,13 @@ export class Ordeal {
     expect((await ask(this.url, "GET /healthz")).status).toBe(200);
     const expected = 1 + others;
     let last = -1;
-    await until(`/count of ${this.site} says ${expected}`, async () => (last = await this.count()) === expected, ms).catch(
-      (error: unknown) => {
-        throw new Error(`the count is ${last}`, { cause: error });
-      },
-    );
+    await until(
+      `/count of ${this.site} says ${expected}`,
+      async () => (last = await this.count()) === expected,
+      ms,
+    ).catch((error: unknown) => {
+      throw new Error(`the count is ${last}`, { cause: error });
+    });
     await this.watcher.shows({ site: expected }, ms);
     expect(this.watcher.frames.every(({ site = 0 }) => Number.isInteger(site) && site >= 0)).toBe(true);
     const bound = this.memoryBefore + slackMb;
@@ -150,13 +154,16 @@ export function raw(url: string, bytes: string | Uint8Array, { drip, every = 2_0
     clearInterval(dripping);
     socket.destroy();
     const text = Buffer.concat(parts).toString("latin1");
-    const statuses = [...text.matchAll(/^HTTP\/1\.[01] (\d+)/gm)].map(([, status]) => Number(status));
+    const statuses = [...text.matchAll(/HTTP\/1\.[01] (\d+)/g)].map(([, status]) => Number(status));
     resolve({ text, statuses, closed, ms: performance.now() - began });
   };
   const timer = setTimeout(() => end(false), ms);
   const dripping = drip === undefined ? undefined : setInterval(() => socket.write(drip), every);
   socket.on("data", (data: Buffer) => parts.push(data));
-  socket.on("error", () => end(true)).on("end", () => end(true)).on("close", () => end(true));
+  socket
+    .on("error", () => end(true))
+    .on("end", () => end(true))
+    .on("close", () => end(true));
   socket.write(bytes);
   return promise;
 }
@@ -257,7 +264,7 @@ class StallingProxy implements Link {
   readonly #pairs = new Map<number, [Socket, Socket]>();
 
   async to(url: string): Promise<string> {
-    const { hostname, port } = new URL(url);
+    const { protocol, hostname, port } = new URL(url);
     this.#server.on("connection", (near: Socket) => {
       const far = connect({ host: hostname, port: Number(port) });
       this.#pairs.set(near.remotePort ?? 0, [near, far]);
@@ -266,7 +273,7 @@ class StallingProxy implements Link {
       far.on("error", () => near.destroy());
     });
     await new Promise<void>((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+    return `${protocol}//127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
   cut({ port }: Page): void {

@@ -39,6 +39,9 @@ export function pathOf(need: Need): string {
   return found;
 }
 
+/** For a single test of a suite: whether the machine has all of these. */
+export const canRun = (...needs: Need[]): boolean => needs.every((need) => find[need]() !== undefined);
+
 /** A `describe` that runs where the machine has what it needs: `suite("proxy", ["nginx"], () => { … })`. */
 export function suite(name: string, needs: Need[], body: () => void): void {
   const missing = needs.filter((need) => !find[need]());
