@@ -17,7 +17,7 @@ for (const runtime of runtimes)
     const child = adopt(
       Bun.spawn([join(root, "node_modules/.bin", program), ...rest, "server.js"], {
         cwd: folder,
-        env: { PATH: process.env["PATH"] ?? "", HOME: folder, PORT: "0", HOST: "127.0.0.1" },
+        env: { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "/tmp", PORT: "0", HOST: "127.0.0.1" },
         stdout: "pipe",
         stderr: "inherit",
       }),
