@@ -197,6 +197,8 @@ const LOCALHOST: SiteRule = { name: "localhost", matches: ({ hostname }) => LOOP
 
 /** Finds sites by origin or name. SITES come first, then the service's own origin, then (with SITES unset) localhost. */
 export class Sites {
+  /** The names of the entries of SITES; the service's own site has none. */
+  readonly names: ReadonlySet<string>;
   readonly #entries: readonly SiteRule[];
   readonly #fallback: readonly SiteRule[];
 
@@ -204,6 +206,7 @@ export class Sites {
   constructor(entries: readonly SiteRule[] | undefined) {
     this.#entries = entries ?? [];
     this.#fallback = entries === undefined ? [LOCALHOST] : [];
+    this.names = new Set(this.#entries.concat(this.#fallback).map(({ name }) => name));
   }
 
   /** The name of the site that an origin belongs to; `host` is the Host header of the same request. */
@@ -214,14 +217,9 @@ export class Sites {
     return this.#entries.find(isIt)?.name ?? (isOwn ? origin.host : this.#fallback.find(isIt)?.name);
   }
 
-  /** Whether SITES has an entry of this name; the service's own site has none. */
-  lists(name: string): boolean {
-    return this.#entries.concat(this.#fallback).some((site) => site.name === name);
-  }
-
   /** The site of this name, if there is one. A host that an entry covers names that entry's site. */
   byName(name: string, host: string): string | undefined {
-    if (this.lists(name) || name === host) return name;
+    if (this.names.has(name) || name === host) return name;
     return this.byOrigin(webUrl(`https://${name}`), host);
   }
 }
@@ -607,6 +605,10 @@ export class Rooms {
   /** The sites of this node, in no order. */
   sites(): Iterable<Site> {
     return this.#sites.values();
+  }
+
+  site(name: string): Site | undefined {
+    return this.#sites.get(name);
   }
 
   /** Everybody who is counted here. */
@@ -1165,9 +1167,14 @@ export class Journal {
     const running = page.activeSince === undefined ? 0 : now - page.activeSince;
     const seconds = Math.min(MAX_VIEW_SECONDS, (page.readMs + running) / 1_000);
     if (page.visitor === "" || seconds === page.recorded || !this.#keeps(site)) return;
-    const before = page.recorded;
-    if (before !== undefined) this.#add({ site, page: name, bucket: bucketOf(before), views: -1, seconds: -before });
-    this.#add({ site, page: name, bucket: bucketOf(seconds), views: 1, seconds });
+    const place = { site, page: name, bucket: bucketOf(seconds) };
+    const { recorded } = page;
+    if (recorded !== undefined && bucketOf(recorded) === place.bucket)
+      this.#add({ ...place, views: 0, seconds: seconds - recorded });
+    else {
+      if (recorded !== undefined) this.#add({ ...place, bucket: bucketOf(recorded), views: -1, seconds: -recorded });
+      this.#add({ ...place, views: 1, seconds });
+    }
     page.recorded = seconds;
   }
 
@@ -1193,7 +1200,7 @@ export class Journal {
   }
 
   #keeps(site: string): boolean {
-    if (this.#sites.lists(site) || this.#ownSites.has(site)) return true;
+    if (this.#sites.names.has(site) || this.#ownSites.has(site)) return true;
     return this.#ownSites.size < MAX_OWN_SITES && this.#ownSites.add(site).has(site);
   }
 }
@@ -1585,7 +1592,7 @@ export function createApp(parts: Parts): Hono<App> {
   );
   app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {
-    const hasLeft = c.req.raw.signal.aborted || error.name === "Http"; // Bun says the former, Deno the latter
+    const hasLeft = c.req.raw.signal.aborted || /^(Http|BadResource)$/.test(error.name); // as Bun says, and Deno
     if (!hasLeft) report(error); // whoever goes away in mid-request is no error of ours
     return refuse(c, "error");
   });
@@ -1668,7 +1675,7 @@ function addVisitorRoutes(app: Hono<App>, desk: Desk): void {
     const { origin, site } = embedder(c);
     if (site === undefined) return refuseOrigin(c);
     if (settings.COUNT_BOTS === "false" && bots.memo(c.req.header("user-agent") ?? "")) return refuse(c, "bot");
-    const text = await c.req.text();
+    const text = await c.req.text().catch(() => "cut off"); // no JSON, and therefore refused
     const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
     if (!body.success) return refuse(c, "body");
     const { page = "/", visitor: kept, observe = false } = body.output;
@@ -1750,12 +1757,16 @@ function addPublicRoutes(app: Hono<App>, { rooms, pages, journal, engine, assets
   app.get("/badge.svg", etag(), answerBadge);
 
   const answerReading = about(async (c, site, page) => {
-    const sums = await engine.readings(site, page);
-    if (page !== undefined) return c.json(readingOf(sums));
-    const byPage = Map.groupBy(sums, (sum) => sum.page).entries();
-    const readings = Array.from(byPage, ([name, its]) => Object.assign({ page: name }, readingOf(its)));
-    return c.json({ pages: readings.toSorted((a, b) => b.seconds - a.seconds) });
+    if (page !== undefined) return c.json(readingOf(await engine.readings(site, page)));
+    return c.body(await allReadings.memo(site), 200, { "Content-Type": "application/json" });
   });
+  const readAll = async (site: string): Promise<string> => {
+    const byPage = Map.groupBy(await engine.readings(site), (sum) => sum.page).entries();
+    const readings = Array.from(byPage, ([name, its]) => Object.assign({ page: name }, readingOf(its)));
+    return JSON.stringify({ pages: readings.toSorted((a, b) => b.seconds - a.seconds) });
+  };
+  /** Of 10,000 pages they take a tenth of a second, and anybody may ask: for 2 s everybody is told the same. */
+  const allReadings = new LRUCache<string, Promise<string>>({ max: MAX_OWN_SITES, ttl: 2_000, memoMethod: readAll });
   app.get("/reading", answerReading);
 
   for (const name of ["widget.js", "debug.js"] as const) {
@@ -1800,19 +1811,26 @@ function addOperatorRoutes(app: Hono<App>, desk: Desk): void {
       stale: pages.stale,
     };
     const refusals = Object.fromEntries(values.map(({ labels, value }) => [labels["reason"], value]));
-    return c.json({ node, refusals, sites: await Promise.all(largest(rooms).map(siteState)) });
+    return c.json({ node, refusals, sites: await Promise.all(shownSites().map(siteState)) });
   });
 
-  const siteState = async ({ room, audience, pages: its }: Site) => ({
-    site: room.site,
-    visitors: room.total,
-    openPages: audience,
-    peak: await journal.peak(room.site),
-    highest: await engine.highest(room.site).catch(() => undefined),
-    pages: Array.from(its.values(), ({ page: name, total }) => ({ page: name, visitors: total ?? 0 }))
-      .toSorted((a, b) => b.visitors - a.visitors)
-      .slice(0, MAX_SITE_LABELS),
-  });
+  /** The largest sites, and those of SITES where nobody is now: they have a past to look at. */
+  const shownSites = () => {
+    const names = largest(rooms).map(({ room }) => room.site);
+    return [...new Set(names.concat(...desk.sites.names))].slice(0, MAX_SITE_LABELS);
+  };
+  const siteState = async (name: string) => {
+    const site = rooms.site(name);
+    const itsPages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
+    return {
+      site: name,
+      visitors: site?.room.total ?? (await engine.count?.(name)) ?? 0,
+      openPages: site?.audience ?? 0,
+      peak: await journal.peak(name),
+      highest: await engine.highest(name).catch(() => undefined),
+      pages: itsPages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SITE_LABELS),
+    };
+  };
 
   const answerHistory = about(async (c, site) => {
     const minutes = RANGES[c.req.query("range") ?? "hour"];
@@ -1940,11 +1958,26 @@ const serveOnDeno: Serve = (app, pages, settings) => {
       return undefined; // deliberate: Deno throws for a broken handshake, which is the client's fault and told to it
     }
   };
-  const options = { port: settings.PORT, hostname: settings.HOST, onListen: () => {} };
-  const server = Deno.serve(options, (request, info) =>
-    app.fetch(request, { address: info.remoteAddr.hostname, upgrade: (page) => upgrade(request, page) }),
-  );
-  return server.addr.port;
+  const serve = (port: number): number => {
+    const options = { port, hostname: settings.HOST, onListen: () => {} };
+    const server = Deno.serve(options, (request, info) =>
+      app.fetch(request, { address: info.remoteAddr.hostname, upgrade: (page) => upgrade(request, page) }),
+    );
+    server.finished.catch((error: unknown) => retry(error, server.addr.port));
+    return server.addr.port;
+  };
+  /** Without a file left for a newcomer Deno stops listening, and would end. Open sockets live on meanwhile. */
+  const retry = (error: unknown, port: number) => {
+    report(error);
+    setTimeout(() => {
+      try {
+        serve(port);
+      } catch (again) {
+        retry(again, port);
+      }
+    }, 1_000);
+  };
+  return serve(settings.PORT);
 };
 
 /** @throws {Error} that names the address, since the runtimes do not */
@@ -1981,7 +2014,8 @@ async function main(): Promise<void> {
   }
 
   const now = performance.now();
-  for (const member of await engine.held()) rooms.hold(member, now + HOLD_MS, now);
+  const held = await engine.held().catch((error: unknown) => (report(error), [])); // a dip is better than nothing at all
+  for (const member of held) rooms.hold(member, now + HOLD_MS, now);
   const port = listen(createApp(parts), pages, settings);
   const stopClocks = pages.start();
   announce(parts, port);
