@@ -874,7 +874,7 @@ const SQL = {
     ON CONFLICT DO UPDATE SET peak = excluded.peak WHERE excluded.peak > peak`,
   raiseHighest: `INSERT INTO highest VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET minute = excluded.minute, peak = excluded.peak WHERE excluded.peak > peak`,
-  readings: "SELECT site, page, bucket, views, seconds FROM readings WHERE site = ?1 AND (?2 IS NULL OR page = ?2)",
+  readings: "SELECT site, page, bucket, views, seconds FROM readings WHERE site = ?",
   history: `SELECT minute - minute % ?3 AS minute, max(peak) AS peak FROM history
     WHERE site = ?1 AND minute >= ?2 GROUP BY 1 ORDER BY 1`,
 };
@@ -962,9 +962,10 @@ export class EmbeddedEngine implements Engine {
   }
 
   async readings(site: string, page?: string): Promise<ReadingSum[]> {
-    return this.#transact((database) =>
-      database.prepare(SQL.readings).all(site, page ?? null),
-    ) as unknown as ReadingSum[];
+    return this.#transact((database) => {
+      if (page === undefined) return database.prepare(SQL.readings).all(site);
+      return database.prepare(`${SQL.readings} AND page = ?`).all(site, page); // with OR it would scan all of the site
+    }) as unknown as ReadingSum[];
   }
 
   async history(site: string, fromMinute: number, step: number): Promise<Peak[]> {
