@@ -5,7 +5,7 @@
  * Redis holds, for each site, which nodes count there and whom each of them has:
  *
  *     headcount:{example.com}:nodes      sorted set   node → when its lease ends, in milliseconds by Redis' own clock
- *     headcount:{example.com}:meta       hash         epoch, version, and node → number of its last batch
+ *     headcount:{example.com}:meta       hash         epoch, version, and node → number of its last batch, size of its set
  *     headcount:{example.com}:n:<node>   set          whom the node has: "visitor" on the site, "visitor /page" on a page
  *     headcount:{example.com}:refs       hash         the same member → how many nodes have it
  *     headcount:{example.com}:totals     hash         page ("" is the site) → how many members it has: the number shown
@@ -28,7 +28,8 @@
  *                          (`guessing`), pages are told that they are stale, tokens are single use per node
  *   Redis forgot all       the site has a new `epoch`: every node begins anew from memory, and keeps guessing until the
  *                          epoch is 4 s old, since before that not all nodes have come back and the total would dip
- *   Redis forgot a little  (a replica took over) batch number or set size differ from what the node believes: same thing
+ *   Redis forgot a little  (a replica took over) the batch number is not what the node believes: it begins anew
+ *   Redis dropped a key    `refs` and `totals` carry the epoch, and sizes are known: what does not fit is thrown away
  *
  * Clocks of nodes do not matter: leases are counted by Redis' clock, everything else by elapsed time. After an outage nobody
  * reaps for 4 s, because all leases ran out together and every living node is about to renew its own.
@@ -104,6 +105,9 @@ local function drop(member) -- which is no longer in the set of its node
   if touched[page] <= 0 then redis.call("HDEL", totals, page) end
 end
 
+local function note_size(node) redis.call("HSET", meta, node .. " size", redis.call("SCARD", members)) end
+local function is_whole(node) return redis.call("SCARD", members) == tonumber(redis.call("HGET", meta, node .. " size") or 0) end
+
 local function tell(channel, site, epoch) -- in the order of events: a later message has a higher version
   if next(touched) == nil then return tonumber(redis.call("HGET", meta, "version") or 0) end
   local version = redis.call("HINCRBY", meta, "version", 1)
@@ -118,34 +122,37 @@ end
 `;
 
 /**
- * Brings a node's changes to Redis, renews its lease, and answers {epoch, age of it, version, size of the node's set, nodes
- * whose lease is over, {page, total, …}}; or {} when the node is not known (any more) as it believes, and must begin anew.
+ * Brings a node's changes to Redis, renews its lease, and answers {epoch, age of it, version, nodes whose lease is over,
+ * {page, total, …}}; or {} when the node is not known (any more) as it believes, and must begin anew.
  * The same batch sent again changes nothing.
  */
 const SYNC = script(`${COMMON}
-local node, batch, size, lease, keep, channel, site, changes = unpack(ARGV, 1, 8)
+local node, batch, lease, keep, channel, site, changes = unpack(ARGV, 1, 7)
 batch = tonumber(batch)
 local epoch = redis.call("HGET", meta, "epoch")
 if not epoch then
   redis.call("UNLINK", nodes, refs, totals)
   epoch = string.format("%.0f", now)
   redis.call("HSET", meta, "epoch", epoch)
-  redis.call("PEXPIRE", meta, keep)
+  for _, key in ipairs({refs, totals}) do redis.call("HSET", key, "\\n", epoch) end -- no name has a line break
+  for _, key in ipairs({meta, refs, totals}) do redis.call("PEXPIRE", key, keep) end
 end
 local ends = tonumber(redis.call("ZSCORE", nodes, node) or 0) -- 0: not there, below it: being reaped
 local heard = tonumber(redis.call("HGET", meta, node) or 0)
-local held = redis.call("SCARD", members)
 local again = heard == batch and ends > 0
 local next_one = heard == batch - 1 and (ends > 0) == (batch > 1)
-if heard > 0 and ends == 0 or next_one and held ~= tonumber(size) or redis.call("HLEN", refs) < held
-  or held > 0 and redis.call("EXISTS", totals) == 0 then -- no script leaves it so: a key was evicted
+if heard > 0 and ends == 0 or (again or next_one) and not is_whole(node)
+  or redis.call("HGET", refs, "\\n") ~= epoch or redis.call("HGET", totals, "\\n") ~= epoch then -- no script leaves it so: a key was evicted
   redis.call("UNLINK", nodes, meta, refs, totals)
   return {}
 end
-if ends < 0 or not again and not next_one then return {} end
+if ends < 0 or not again and not next_one then -- it was reaped, or writes were lost: versions may be used a second time
+  redis.call("HINCRBY", meta, "version", 1000000) -- so that all notice a gap, and ask
+  return {}
+end
 
-local first = 8 -- arguments before the changes
-redis.call("HSET", meta, node, batch)
+local first = 7 -- arguments before the changes
+redis.call("HSET", meta, node, batch) -- before all else: out of memory, it is what fails
 for i = first + 1, first + (again and 0 or changes) do
   local member = string.sub(ARGV[i], 2)
   if string.sub(ARGV[i], 1, 1) == "-" then
@@ -155,6 +162,7 @@ for i = first + 1, first + (again and 0 or changes) do
     touched[page] = redis.call("HINCRBY", totals, page, 1)
   end
 end
+note_size(node)
 redis.call("ZADD", nodes, now + lease, node)
 for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, keep) end
 redis.call("PEXPIRE", members, 2 * keep) -- outlives what counts it: whoever reaps must find it
@@ -172,7 +180,7 @@ for i = first + changes + 1, #ARGV do
   end
 end
 local over = redis.call("ZRANGEBYSCORE", nodes, "-inf", now, "LIMIT", 0, 100)
-return {epoch, now - epoch, version, redis.call("SCARD", members), over, answers}
+return {epoch, now - epoch, version, over, answers}
 `);
 
 /** Takes up to a batch of members from a node whose lease is over (or that says so itself), and answers how many are left. */
@@ -181,14 +189,19 @@ local node, is_own, batch, keep, channel, site = unpack(ARGV)
 local epoch = redis.call("HGET", meta, "epoch")
 local ends = tonumber(redis.call("ZSCORE", nodes, node) or 0)
 if not epoch or ends == 0 or (ends > now and is_own == "0") then return 0 end
+if not is_whole(node) then -- evicted, or expired: nobody knows any more whom to take away
+  redis.call("UNLINK", nodes, meta, refs, totals)
+  return 0
+end
 redis.call("ZADD", nodes, -1, node) -- from here on it must begin anew, even when the reaper dies
 for _, member in ipairs(redis.call("SPOP", members, batch)) do drop(member) end
 tell(channel, site, epoch)
 local left = redis.call("SCARD", members)
 if left == 0 then
   redis.call("ZREM", nodes, node)
-  redis.call("HDEL", meta, node)
+  redis.call("HDEL", meta, node, node .. " size")
 else
+  note_size(node)
   redis.call("PEXPIRE", members, 2 * keep)
 end
 return left
@@ -429,9 +442,8 @@ interface Site {
   readonly rooms: Map<string, Shown>;
   /** This node's name in `nodes`. It is never used again once its set may differ from what is believed here. */
   node: string;
-  /** Its last batch, and the size of its set after it. */
+  /** The number of its last batch. */
   batch: number;
-  size: number;
   /** Names it had before and has not cleared away yet. */
   readonly former: Set<string>;
   /** Member → has come, or has gone. A member that came and went in between is not in here. */
@@ -564,7 +576,6 @@ class Sharing implements Membership {
       rooms: new Map(),
       node: newNode(),
       batch: 0,
-      size: 0,
       former: new Set(),
       changes: new Map(),
       asks: new Set(),
@@ -629,7 +640,6 @@ class Sharing implements Membership {
     const reply = (await this.#link.run(SYNC, this.#keys(site, site.node), [
       site.node,
       site.batch,
-      site.size,
       this.#leaseMs,
       this.#times.keep,
       this.#channel,
@@ -637,14 +647,11 @@ class Sharing implements Membership {
       changes.length,
       ...changes,
       ...asks,
-    ])) as
-      | []
-      | [epoch: string, ageMs: number, version: number, size: number, over: string[], totals: (string | number)[]];
+    ])) as [] | [epoch: string, ageMs: number, version: number, over: string[], totals: (string | number)[]];
     const now = performance.now();
     if (reply.length === 0) return this.#beginAnew(site);
-    const [epoch, ageMs, version, size, over, totals] = reply;
+    const [epoch, ageMs, version, over, totals] = reply;
     site.sent = undefined;
-    site.size = size;
     site.epoch = Number(epoch);
     site.settledAt = now + this.#times.settle - ageMs;
     site.beatAt = now + this.#times.beat;
@@ -674,7 +681,6 @@ class Sharing implements Membership {
     site.former.add(site.node);
     site.node = newNode();
     site.batch = 0;
-    site.size = 0;
     site.sent = undefined;
     site.epoch = undefined;
     site.settledAt = 0;

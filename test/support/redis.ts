@@ -2,7 +2,7 @@
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 import { Redis } from "ioredis";
 import { pathOf } from "./needs.ts";
-import { temporaryFolder } from "./leftovers.ts";
+import { adopt, temporaryFolder } from "./leftovers.ts";
 import { until } from "./waiting.ts";
 
 const servers = new Set<RedisServer>();
@@ -58,9 +58,8 @@ export class RedisServer {
     ];
     const port = tls ? ["--port", "0", "--tls-port", String(this.port)] : ["--port", String(this.port)];
     const options = this.#options.filter((option) => option !== "--tls-port");
-    this.#child = Bun.spawn([pathOf("redis-server"), ...own, ...port, ...options], {
-      stdio: ["ignore", "ignore", "ignore"],
-    });
+    const command = [pathOf("redis-server"), ...own, ...port, ...options];
+    this.#child = adopt(Bun.spawn(command, { stdio: ["ignore", "ignore", "ignore"] }));
     await until("Redis listens", () => listens(this.port));
   }
 
