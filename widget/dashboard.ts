@@ -22,8 +22,7 @@ interface State {
 }
 interface Site {
   site: string;
-  /** Missing until the engine has said it. */
-  visitors?: number;
+  visitors: number;
   openPages: number;
   peak: number;
   highest?: { minute: number; peak: number };
@@ -72,6 +71,8 @@ const REFUSED: Record<string, string> = {
 const asked = new URLSearchParams(location.hash.slice(1));
 /** The site that is shown; undefined until there is one, and then the service's own is asked about. */
 let site = asked.get("site") ?? undefined;
+/** By the operator, or because somebody was there: from then on another site that grows larger does not replace it. */
+let isChosen = site !== undefined;
 let range = ["hour", "day", "week", "quarter"].find((name) => name === asked.get("range")) ?? "hour";
 let state: State | undefined;
 let readings: Reading[] = [];
@@ -90,8 +91,6 @@ let loaded = ""; // what was last asked for
 const number = new Intl.NumberFormat();
 const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
-/** Missing until it is known. */
-const count = (value: number | undefined) => (value === undefined ? "–" : number.format(value));
 const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>
   new Intl.NumberFormat(undefined, { style: "unit", unit, unitDisplay: "narrow", ...options }).format(value);
 
@@ -166,7 +165,7 @@ function showSites(sites: Site[]): void {
     button.type = "button";
     button.onclick = () => choose(name, range);
     button.ariaPressed = String(name === site);
-    write(button.lastElementChild as HTMLElement, count(sites.find((its) => its.site === name)?.visitors ?? 0));
+    write(button.lastElementChild as HTMLElement, number.format(sites.find((its) => its.site === name)?.visitors ?? 0));
   }
   const largestFirst = Array.from(names, (name) => siteButtons.get(name)!);
   const asTheyAre = Array.from(nav.children as HTMLCollectionOf<HTMLButtonElement>).filter((one) =>
@@ -190,20 +189,19 @@ function showRanges(): void {
 }
 
 function showNow({ node, sites }: State): void {
-  // A site that is not in the list has nobody there. Of one that is, a number may not be known yet.
-  const its = sites.find((one) => one.site === site) ?? { visitors: 0, openPages: 0, pages: [] as Site["pages"] };
-  const { visitors, openPages, peak, highest, pages }: Partial<Site> = its;
+  const its = sites.find((one) => one.site === site);
+  const visitors = its?.visitors ?? 0;
   write(byId("site"), site ?? location.host);
-  write(byId("visitors"), count(visitors));
-  write(byId("open-pages"), count(openPages));
-  write(byId("peak"), count(peak));
-  write(byId("highest"), count(highest?.peak));
-  write(byId("highest-at"), highest ? `(${date.format(highest.minute * 60_000)})` : "");
+  write(byId("visitors"), number.format(visitors));
+  write(byId("open-pages"), number.format(its?.openPages ?? 0));
+  write(byId("peak"), its ? number.format(its.peak) : "–");
+  write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
+  write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * 60_000)})` : "");
   byId("visitors").classList.toggle("stale", node.stale);
-  const title = `${count(visitors)} here now – Headcount`;
+  const title = `${number.format(visitors)} here now – Headcount`;
   if (document.title !== title) document.title = title;
-  chart.raise(visitors ?? 0);
-  showPages(pages ?? []);
+  chart.raise(visitors);
+  showPages(its?.pages ?? []);
 }
 
 function showPages(pages: Site["pages"]): void {
@@ -308,7 +306,11 @@ async function poll(): Promise<void> {
   try {
     state = await ask<State>("dashboard/state", AbortSignal.timeout(PATIENCE_MS));
     heardAt = Date.now();
-    site ??= state.sites[0]?.site;
+    if (!isChosen) {
+      const [largest] = state.sites;
+      site = largest?.site;
+      isChosen = largest !== undefined && largest.visitors > 0;
+    }
     if (state.node.stale) showLink("stale", "The engine is away: last known totals, plus changes on this node");
     else showLink("live", "Live");
     show(state);
@@ -361,6 +363,7 @@ function choose(nextSite: string | undefined, nextRange: string): void {
     showReadings();
   }
   site = nextSite;
+  isChosen = site !== undefined;
   range = nextRange;
   history.replaceState(null, "", `#${new URLSearchParams({ ...(site !== undefined && { site }), range }).toString()}`);
   showRanges();

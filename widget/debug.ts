@@ -1,0 +1,165 @@
+/**
+ * Loaded by the widget when its tag carries `data-debug`: says in the console what happens, and when something does not,
+ * tries each step by itself, as an observer that is not counted, and names the first one that fails.
+ */
+import { policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "./advice.ts";
+import type { HeadcountDetail } from "./headcount.d.ts";
+
+const SLOW_MS = 3_000; // a page is live sooner
+const CSP_MS = 200; // a violation is reported after the failure that it causes
+
+const server = new URL(".", import.meta.url).href;
+const socketServer = server.replace("http", "ws");
+const script = document.querySelector<HTMLScriptElement>("script[data-debug]");
+const isObserver = navigator.globalPrivacyControl === true || script?.dataset["observe"] !== undefined;
+let state = "";
+let hasBeenLive = false;
+let isDiagnosing = false;
+let isBlocked = false; // by the page's Content-Security-Policy
+
+const say = (words: string) => console.info(`Headcount: ${words}`);
+const warn = (words: string) => console.warn(`Headcount: ${words}`);
+const wait = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
+
+addEventListener("securitypolicyviolation", ({ blockedURI, effectiveDirective, disposition }) => {
+  if (disposition === "report" || ![server, socketServer].some((its) => blockedURI.startsWith(new URL(its).origin)))
+    return;
+  if (!isBlocked)
+    warn(
+      `this page's Content-Security-Policy (${effectiveDirective}) forbids ${blockedURI}. It needs\n${policyLines(server)}`,
+    );
+  isBlocked = true;
+});
+
+document.addEventListener("headcount", ({ detail }) => {
+  console.debug("Headcount:", detail);
+  if (detail.state === state) return;
+  state = detail.state;
+  if (state === "live") isLive(detail);
+  else if (state === "stale") void diagnose();
+});
+
+function isLive({ site, page }: HeadcountDetail): void {
+  say(`live. ${site ?? "–"} on the site, ${page ?? "–"} on this page`);
+  if (hasBeenLive) return;
+  hasBeenLive = true;
+  checkElements();
+  if (!isObserver) void checkCookies();
+}
+
+function checkElements(): void {
+  const kinds = Array.from(
+    document.querySelectorAll<HTMLElement>("[data-headcount]"),
+    (its) => its.dataset["headcount"],
+  );
+  if (kinds.length === 0) warn("no element shows the number. Put this into the page:\n<span data-headcount>–</span>");
+  for (const kind of kinds)
+    if (kind && !["site", "page", "peak", "read"].includes(kind))
+      warn(`data-headcount="${kind}" is none of the numbers, which are site, page, peak and read`);
+}
+
+/** Asks for a token as the widget does, but without the id that it keeps. */
+async function requestToken(observe: boolean): Promise<Response> {
+  return fetch(`${server}token`, { method: "POST", credentials: "include", body: JSON.stringify({ observe }) });
+}
+
+async function visitorOfCookie(): Promise<string | undefined> {
+  const answer = await requestToken(false);
+  return answer.ok ? (await answer.json()).visitor : undefined;
+}
+
+async function checkCookies(): Promise<void> {
+  let kept: string | undefined;
+  try {
+    kept = localStorage[`headcount:${server}`];
+  } catch {
+    // deliberate: storage is forbidden here, which is said below
+  }
+  const first = kept ?? (await visitorOfCookie());
+  const again = await visitorOfCookie();
+  if (again === undefined) say("nothing is kept in this browser (IDENTITY=hash)");
+  else if (again === first) say("this browser keeps the service's cookie");
+  else if (kept)
+    say("this browser drops the service's cookie, and the id in this page's localStorage is used instead: as good");
+  else warn("this browser drops the service's cookie and forbids localStorage: each page is a new visitor");
+}
+
+/** Tries step by step what the widget does. */
+async function diagnose(): Promise<void> {
+  if (isDiagnosing) return;
+  isDiagnosing = true;
+  const reason = await findReason();
+  isDiagnosing = false;
+  if (reason !== undefined) warn(`${reason}\nMore: ${server}check?site=${encodeURIComponent(location.origin)}`);
+}
+
+/** What is wrong; undefined when it has been said already. */
+async function findReason(): Promise<string | undefined> {
+  try {
+    if (!/^https?:/.test(location.origin))
+      return "a page from a file or in a sandbox has no origin, so it is on no site";
+    const asked = await fetch(`${server}check/request?site=${encodeURIComponent(location.origin)}`);
+    if (!asked.ok) return `${server} answers ${asked.status}: is it Headcount?`;
+    if ((await asked.json()).site === undefined)
+      return `${location.origin} is not allowed. Start the service with\n${sitesLine(siteUrl(location.origin)!)}\nbehind a comma, if SITES is set already`;
+    const answer = await requestToken(true);
+    const { title, detail, token } = await answer.json();
+    if (!answer.ok) return `refused: ${title}. ${detail}`;
+    const frame = await firstFrame(token);
+    await wait(CSP_MS);
+    if (isBlocked) return undefined;
+    if (frame === undefined)
+      return `the service grants a token, but no socket opens: a proxy drops the Upgrade header. For nginx:\n${UPGRADE_LINES}`;
+    if (JSON.parse(frame).stale) return "the service has lost its engine: the numbers are the last known ones";
+    return "the connection was lost, but would work now: the widget tries again by itself, within a minute";
+  } catch {
+    await wait(CSP_MS);
+    if (isBlocked) return undefined;
+    if (!navigator.onLine) return "this browser is offline";
+    if (location.protocol === "https:" && server.startsWith("http:"))
+      return `a page over https cannot use ${server}: it needs https, too`;
+    return `${server} does not answer: it is down, not reachable from here, or its certificate is not valid`;
+  }
+}
+
+/** What a socket says first; undefined when it does not open. */
+function firstFrame(token: string): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const socket = new WebSocket(`${socketServer}ws?token=${token}`);
+    const end = (frame?: string) => {
+      resolve(frame);
+      socket.close();
+    };
+    socket.addEventListener("message", ({ data }) => end(data));
+    socket.addEventListener("close", () => end());
+    socket.addEventListener("error", () => end());
+    setTimeout(end, SLOW_MS);
+  });
+}
+
+// The widget asks for the number every 30 s when it has a token, but gets no socket: live, but not as it should be.
+const polling = new PerformanceObserver((list) => {
+  if (!list.getEntries().some(({ name }) => name.startsWith(`${server}count?page=`))) return;
+  polling.disconnect();
+  warn("the number is asked for every 30 s, since no socket opens");
+  void diagnose();
+});
+polling.observe({ type: "resource", buffered: true });
+
+say(`this page is on ${location.origin}, the service at ${server}`);
+if (isObserver)
+  say(
+    navigator.globalPrivacyControl
+      ? "this browser sends Global Privacy Control: it sees the numbers, and is not counted"
+      : "data-observe: this page sees the numbers, and is not counted",
+  );
+// The widget has been running for a while. Given its tag again, it says once more where it is.
+const widget = (window as unknown as Record<symbol, ((tag: HTMLScriptElement) => void) | undefined>)[
+  Symbol.for("headcount")
+];
+if (script) widget?.(script);
+setTimeout(() => {
+  if (state === "live" || state === "stale") return;
+  checkElements();
+  void diagnose();
+}, SLOW_MS);
