@@ -53,7 +53,7 @@ class Wire {
     const socket = secure ? connectTls({ ...where, rejectUnauthorized: false }) : createConnection(where);
     socket.once("error", reject);
     socket.once(secure ? "secureConnect" : "connect", () => resolve(new Wire(socket)));
-    return within(5000, `a connection to ${url}`, promise);
+    return within(20_000, `a connection to ${url}`, promise);
   }
 
   /** Exactly `count` bytes, or undefined when the connection ended before. */
@@ -157,7 +157,7 @@ export async function ask(url: string, route: string, { headers = {}, body, from
   wire.socket.write(requestHead(route, url, { connection: "close", "content-length": length, ...headers }));
   if (body !== undefined) wire.socket.write(body);
   const answer = async (): Promise<Answer> => readAnswer(wire, await readHead(wire));
-  return within(10_000, `an answer to ${route}`, answer());
+  return within(30_000, `an answer to ${route}`, answer());
 }
 
 // -------------------------------------------------------------------------------------------------------- WebSocket
@@ -333,7 +333,7 @@ export async function upgrade(url: string, token: string | undefined, request: R
     if (head.status !== 101) return readAnswer(wire, head);
     return { ...head, bytes: new Uint8Array(), text: "", json: undefined, page: new Page(wire) };
   };
-  return within(10_000, `an answer to ${route}`, answer());
+  return within(30_000, `an answer to ${route}`, answer());
 }
 
 // ---------------------------------------------------------------------------------------------------------- visitor

@@ -21,8 +21,16 @@ export function temporaryFolder(): string {
   return folder;
 }
 
+const undone: (() => void)[] = [];
+
+/** Undoes at the end what is neither a process nor a folder, such as a mount. */
+export function atTheEnd(undo: () => void): void {
+  undone.push(undo);
+}
+
 export function removeLeftovers(): void {
   for (const child of children) child.kill("SIGKILL");
+  for (const undo of undone.splice(0)) undo();
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
   folders.clear();
 }

@@ -121,7 +121,7 @@ export async function startNginx(
     );
   };
   try {
-    await until("nginx answers", answers);
+    await until("nginx answers", answers, 20_000);
   } catch (error) {
     await stop();
     throw error;

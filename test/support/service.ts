@@ -134,7 +134,7 @@ export class Service {
       throw new Error(`${this.name} ended with ${code} before it was ready:\n${this.errors.join("\n")}`);
     });
     died.catch(() => {}); // after it was ready, an end is looked at by `complaint`
-    const line = await within(15_000, `${this.name} is ready`, Promise.race([ready, died]));
+    const line = await within(30_000, `${this.name} is ready`, Promise.race([ready, died]));
     this.url = String(line["url"]).replace(/\/$/, "");
   }
 }
@@ -153,7 +153,7 @@ export async function refuseToStart(runtime: Runtime, settings: Settings): Promi
   const child = spawn(runtime, settings);
   const stderr = new Response(child.stderr).text();
   try {
-    return { code: await within(10_000, "it gives up", child.exited), stderr: await stderr };
+    return { code: await within(30_000, "it gives up", child.exited), stderr: await stderr };
   } finally {
     child.kill("SIGKILL");
   }
