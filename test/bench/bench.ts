@@ -16,6 +16,7 @@
 import type { Subprocess } from "bun";
 import { dlopen } from "bun:ffi";
 import { readFileSync } from "node:fs";
+import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { Order, Report, Visit } from "./load.ts";
@@ -122,7 +123,7 @@ async function start(target: Target, { sites }: Case): Promise<Run> {
   const { server, url } = await startServer(target, hosts);
   const visit: Visit = {
     url,
-    origins: hosts.map((host) => `https://${host}`),
+    hosts,
     tokens: !isFloor,
     paths: Number(values.paths),
     share: Number(values.share),
@@ -174,6 +175,17 @@ function memoryOf(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
 }
 
+/** Milliseconds of CPU that the machine has spent, and that the benchmark and the processes it started have. */
+function cpuOfMachine(): { all: number; own: number } {
+  const MS_PER_TICK = 10;
+  const [user, nice, system, , , irq, softirq] = numbersIn(readFileSync("/proc/stat", "utf8").split("\n")[0]!);
+  const own = numbersIn(readFileSync("/proc/self/stat", "utf8").split(") ")[1]!).slice(10, 14); // utime to cstime
+  const sum = (ticks: number[]): number => ticks.reduce((total, tick) => total + tick, 0) * MS_PER_TICK;
+  return { all: sum([user!, nice!, system!, irq!, softirq!]), own: sum(own) };
+}
+
+const numbersIn = (text: string): number[] => (text.match(/ -?\d+/g) ?? []).map(Number);
+
 function median(numbers: number[]): number {
   const sorted = numbers.toSorted((a, b) => a - b);
   const half = sorted.length >> 1;
@@ -209,7 +221,7 @@ async function measureFanout(run: Run): Promise<Figures> {
 
 /** Visitors come one by one to the pages that are open. */
 async function measureSteady(run: Run): Promise<Figures> {
-  const steady = await run.order({ do: "join", ...STEADY });
+  const steady = await run.order({ do: "trickle", ...STEADY });
   return {
     "steady joins: server CPU, % of a core": (steady.cpu / steady.ms) * 100,
     "steady joins: frames per join": steady.frames / STEADY.pages,
@@ -224,8 +236,8 @@ async function measureIdle(run: Run, seconds: number): Promise<Figures> {
   };
 }
 
-async function measureLeave(run: Run, { pages, sites }: Case): Promise<Figures> {
-  const leave = await run.order({ do: "leave", keep: sites });
+async function measureLeave(run: Run, { pages }: Case): Promise<Figures> {
+  const leave = await run.order({ do: "leave", keep: 1 });
   return {
     "leave storm: server CPU per page, µs": (leave.cpu * 1000) / pages,
     "leave storm: until the last one shows it, ms": leave.ms,
@@ -248,7 +260,7 @@ async function measure(target: Target, subject: Case, idleSeconds: number): Prom
       ...(await measureStorm(run, subject)),
       ...(await measureFanout(run)),
       ...(idleSeconds > 0 && (await measureIdle(run, idleSeconds))),
-      ...(subject.pages + STEADY.pages < 19_500 && (await measureSteady(run))),
+      ...(await measureSteady(run)),
       ...(await measureLeave(run, subject)),
     };
   } finally {
@@ -300,12 +312,24 @@ function print(results: Results): void {
 // Main
 
 function casesOf(modes: string[]): Case[] {
-  if (modes.includes("sites")) return [1, 100, 10_000].map((sites) => ({ pages: 10_000, sites }));
+  if (modes.includes("sites"))
+    return [1, 100, 10_000].map((sites) => ({ pages: Number(values.pages ?? 10_000), sites }));
   const pages = values.pages ?? (modes.includes("curve") ? "1000,5000,10000,19000" : "5000,19000");
   return pages.split(",").map((count) => ({ pages: Number(count), sites: 1 }));
 }
 
+/** Tells how much of the machine was taken by what has nothing to do with the benchmark: that blurs its figures. */
+function printDisturbance(before: { all: number; own: number }, ms: number): void {
+  const { all, own } = cpuOfMachine();
+  const others = (all - before.all - (own - before.own)) / ms;
+  console.log(
+    `\nOther processes used ${(others * 100).toFixed(0)} % of a core meanwhile; this machine has ${cpus().length}.`,
+  );
+}
+
 async function main(): Promise<void> {
+  const before = cpuOfMachine();
+  const startedAt = performance.now();
   const cases = casesOf(positionals);
   const both = targetsOn(positionals.includes("deno") ? "deno" : "bun");
   const targets = both.filter(({ name }) => values.only === undefined || values.only === name);
@@ -322,6 +346,7 @@ async function main(): Promise<void> {
     }
   }
   print(results);
+  printDisturbance(before, performance.now() - startedAt);
 }
 
 process.on("SIGINT", () => process.exit(130));

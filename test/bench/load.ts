@@ -15,8 +15,8 @@ import type { Socket, SocketHandler, TCPSocketConnectOptions } from "bun";
 export interface Visit {
   /** Base URL of the server, `http://127.0.0.1:41234/`. */
   url: string;
-  /** Origins of the sites; page number n is on site n modulo their number. */
-  origins: string[];
+  /** Hosts of the sites, visited over https; page number n is on site n modulo their number. */
+  hosts: string[];
   /** Ask `POST /token` first and upgrade at `/ws?token=`; otherwise upgrade at `/?uid=`, as the floor wants it. */
   tokens: boolean;
   /** Different page paths that visitors read. */
@@ -29,11 +29,10 @@ export interface Visit {
 
 /** One thing to do, answered with one {@link Report}. */
 export type Order =
-  /**
-   * Open so many more pages, as fast as the lanes allow or one every `everyMs`, and wait until every page shows how many
-   * are open on its site.
-   */
-  | { do: "join"; pages: number; everyMs?: number }
+  /** Open so many more pages as fast as the lanes allow, and wait until every page shows how many its site has. */
+  | { do: "join"; pages: number }
+  /** The same, but one page every `everyMs`, whatever the others are waiting for. */
+  | { do: "trickle"; pages: number; everyMs: number }
   /** After two quiet seconds open one page more, and time the change on every other page of its site. */
   | { do: "fanout" }
   /** Watch. */
@@ -92,7 +91,7 @@ interface Page {
 const visit: Visit = JSON.parse(process.argv[2] ?? "{}");
 const { hostname, port, host } = new URL(visit.url);
 const pages = new Set<Page>();
-const goals: number[] = visit.origins.map(() => 0);
+const goals: number[] = visit.hosts.map(() => 0);
 const seen = { frames: 0, bytes: 0, pings: 0 };
 let opened = 0;
 let right = 0;
@@ -220,13 +219,13 @@ const pageHandler: SocketHandler<Page> = {
 };
 
 function newPage(number: number, token: string): Page {
-  const site = number % visit.origins.length;
+  const site = number % visit.hosts.length;
   const path = visit.tokens ? `/ws?token=${token}` : `/?uid=${number}`;
   return {
     number,
     site,
     socket: undefined,
-    head: `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nOrigin: ${visit.origins[site]}\r\n${BROWSER}${UPGRADE}`,
+    head: `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nOrigin: https://${visit.hosts[site]}\r\n${BROWSER}${UPGRADE}`,
     askedAt: 0,
     upgraded: false,
     shown: -1,
@@ -277,11 +276,11 @@ async function openLine(address: string): Promise<Socket<Line>> {
 }
 
 async function requestToken(line: Socket<Line>, number: number): Promise<string> {
-  const origin = visit.origins[number % visit.origins.length];
+  const from = visit.hosts[number % visit.hosts.length];
   const body = `{"page":"/${number % visit.paths || ""}"}`;
   line.data.answered = Promise.withResolvers();
   line.write(
-    `POST /token HTTP/1.1\r\nHost: ${host}\r\nOrigin: ${origin}\r\n${BROWSER}` +
+    `POST /token HTTP/1.1\r\nHost: ${host}\r\nOrigin: https://${from}\r\n${BROWSER}` +
       `Content-Type: text/plain;charset=UTF-8\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
   );
   const answer = await line.data.answered.promise;
@@ -290,19 +289,24 @@ async function requestToken(line: Socket<Line>, number: number): Promise<string>
   return token;
 }
 
-/** One household after the other, one visitor after the other, until nobody is left to come. */
-async function lane(until: number, everyMs = 0): Promise<void> {
-  while (opened < until) {
-    const address = nextAddress();
-    const line = visit.tokens ? await openLine(address) : undefined;
-    for (let left = visit.share; left > 0 && opened < until; left--) {
-      const number = opened++;
-      const token = line ? await requestToken(line, number) : "";
-      await openPage(newPage(number, token), address);
-      if (everyMs > 0) await Bun.sleep(everyMs);
-    }
-    line?.end();
-  }
+/** The next visitor, with a token where one is needed. */
+async function nextVisitor(line: Socket<Line> | undefined): Promise<Page> {
+  const number = opened++;
+  return newPage(number, line ? await requestToken(line, number) : "");
+}
+
+/** One after the other, up to `share` visitors behind one address open their pages. False when nobody is left to come. */
+async function household(share: number, until: number): Promise<boolean> {
+  const address = nextAddress();
+  const line = visit.tokens ? await openLine(address) : undefined;
+  for (let left = share; left > 0 && opened < until; left--) await openPage(await nextVisitor(line), address);
+  line?.end();
+  return opened < until;
+}
+
+async function lane(until: number): Promise<void> {
+  let more = true;
+  while (more) more = await household(visit.share, until);
 }
 
 // Orders
@@ -318,11 +322,22 @@ async function allRight(count: number): Promise<void> {
   onRight = ignore;
 }
 
-async function join(count: number, everyMs?: number): Promise<void> {
+async function join(count: number): Promise<void> {
   const until = opened + count;
-  const lanes = everyMs === undefined ? Math.min(visit.lanes, count) : 1;
   aim(until);
-  await Promise.all(Array.from({ length: lanes }, () => lane(until, everyMs)));
+  await Promise.all(Array.from({ length: Math.min(visit.lanes, count) }, () => lane(until)));
+  await allRight(until);
+}
+
+async function trickle(count: number, everyMs: number): Promise<void> {
+  const until = opened + count;
+  aim(until);
+  const arrivals: Promise<boolean>[] = [];
+  for (let left = count; left > 0; left--) {
+    arrivals.push(household(1, until));
+    await Bun.sleep(everyMs);
+  }
+  await Promise.all(arrivals);
   await allRight(until);
 }
 
@@ -330,9 +345,8 @@ async function fanout(): Promise<Report["fanout"]> {
   // The phase of the floor's 100 ms tick must not matter: the quiet time ends at random within it.
   await Bun.sleep(QUIET_MS + Math.random() * 100);
   const address = nextAddress();
-  const number = opened++;
   const line = visit.tokens ? await openLine(address) : undefined;
-  const joiner = newPage(number, line ? await requestToken(line, number) : "");
+  const joiner = await nextVisitor(line);
   line?.end();
   aim(opened);
   const audience = goals[joiner.site]! - 1;
@@ -359,7 +373,8 @@ async function leave(keep: number): Promise<void> {
 
 async function obey(order: Order): Promise<Report["fanout"]> {
   if (order.do === "fanout") return fanout();
-  if (order.do === "join") await join(order.pages, order.everyMs);
+  if (order.do === "join") await join(order.pages);
+  else if (order.do === "trickle") await trickle(order.pages, order.everyMs);
   else if (order.do === "leave") await leave(order.keep);
   else await Bun.sleep(order.seconds * 1000);
   return undefined;
