@@ -9,15 +9,16 @@ import { temporaryFolder } from "./support/leftovers.ts";
 import { endServices, refuseToStart, type Runtime, runtimes, Service } from "./support/service.ts";
 import { once, sleep, until } from "./support/waiting.ts";
 
-setDefaultTimeout(30_000);
+setDefaultTimeout(60_000);
 afterAll(endServices);
 
 /** Seconds; short, so that the tests are. What the defaults are is tested on a service of its own. */
 const grace = 1;
-const heartbeat = 1;
+const heartbeat = 2;
 /** Bounds of the accuracy contract, in milliseconds. */
 const joinBound = 1000;
 const leaveBound = (grace + 1) * 1000;
+const goneBound = 2 * heartbeat * 1000 + leaveBound + 1000; // the last: heartbeats are looked after once a second
 
 const unlimited = { MAX_TOKENS_PER_IP: 100_000, MAX_VISITORS_PER_IP: 100_000, MAX_PAGES_PER_IP: 100_000 };
 
@@ -100,14 +101,17 @@ function contract(runtime: Runtime): void {
   const numbered = Array.from({ length: 150 }, (_, number) => `s${number}.example`);
   const special = ["*.wild.example", "https://port.example:8443", "plain.example"];
 
-  /** The service that most tests share: many sites, no limits in the way, short times. */
+  /** The service that most tests share: many sites, a short grace, no limits in the way. */
   const main = once(() =>
     start({
       SITES: [...numbered, ...special].join(","),
       GRACE_SECONDS: grace,
-      HEARTBEAT_SECONDS: heartbeat,
       ...unlimited,
     }),
+  );
+  /** One whose pings come often; a busy machine must still answer within two of them. */
+  const lively = once(() =>
+    start({ SITES: numbered.join(","), GRACE_SECONDS: grace, HEARTBEAT_SECONDS: heartbeat, ...unlimited }),
   );
   let used = 0;
   const stage = async (): Promise<Stage> => new Stage(await main(), numbered[used++]!);
@@ -306,11 +310,11 @@ function contract(runtime: Runtime): void {
     });
 
     test("an expired token is refused with 403", async () => {
-      const { url } = await start({ TOKEN_TTL_SECONDS: 1 });
+      const { url } = await start({ TOKEN_TTL_SECONDS: 2 });
       const visitor = new Visitor(url, "http://localhost");
       const [early, late] = [(await visitor.token()).json.token, (await visitor.token()).json.token];
       await expectOpened(visitor.upgrade(early));
-      await sleep(2100); // one second, and up to one more for a clock that counts whole ones
+      await sleep(3100); // two seconds, and up to one more for a clock that counts whole ones
       expectProblem(await visitor.upgrade(late), 403, "http://localhost");
     });
 
@@ -641,19 +645,18 @@ function contract(runtime: Runtime): void {
     });
 
     test("ten reloads within grace send nothing to others", async () => {
-      const here = await stage();
-      const watcher = await here.open();
-      const visitor = here.visitor();
+      const { url } = await start({ GRACE_SECONDS: 3 }); // long enough for a reload on a busy machine
+      const visitor = new Visitor(url, "http://localhost");
+      const watcher = await new Visitor(url, "http://localhost").open();
       let page = await visitor.open();
       await watcher.shows({ site: 2, page: 2 });
       const reload = async (): Promise<void> => {
         for (let turn = 0; turn < 10; turn++) {
           await page.close();
-          await sleep(100);
           page = await visitor.open();
           expect(page.frames[0]).toMatchObject({ site: 2, page: 2 });
         }
-        await sleep(leaveBound);
+        await sleep(4000);
       };
       const quiet = await countsDuring(watcher, reload, async () => {
         await page.close();
@@ -869,7 +872,7 @@ function contract(runtime: Runtime): void {
 
   describe("liveness", () => {
     test("a silent peer is gone after two heartbeats, while counts change all the time", async () => {
-      const here = await stage();
+      const here = new Stage(await lively(), numbered[0]!);
       const watcher = await here.open("/watch");
       const dead = await here.open("/dead");
       dead.silent = true;
@@ -880,20 +883,20 @@ function contract(runtime: Runtime): void {
         void churner.close();
         return (await here.count("/dead")).page === 0;
       };
-      await until("the dead page is not counted", gone, (2 * heartbeat + grace + 2) * 1000);
+      await until("the dead page is not counted", gone, goneBound);
       expect(performance.now() - began).toBeGreaterThan((heartbeat + grace) * 1000 - 100);
-      expect(dead.frames.length - heard).toBeGreaterThan(5);
+      expect(dead.frames.length - heard).toBeGreaterThanOrEqual(3); // more often than it is pinged
       await watcher.shows({ site: 1 }, leaveBound);
     });
 
     test("an idle page that answers pings stays", async () => {
-      const here = await stage();
+      const here = new Stage(await lively(), numbered[1]!);
       const page = await here.open();
-      await until("four pings", () => page.pings >= 4, 10_000 * heartbeat);
+      await until("three pings", () => page.pings >= 3 || !page.open, 10_000 * heartbeat);
       expect(page.open).toBe(true);
       expect(await here.count("/")).toMatchObject({ site: 1, page: 1 });
       page.silent = true; // and it is the answers that keep it
-      await until("a silent page is not counted", async () => (await here.count()).site === 0, 6000);
+      await until("a silent page is not counted", async () => (await here.count()).site === 0, goneBound);
     });
   });
 
