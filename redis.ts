@@ -726,7 +726,13 @@ class Sharing implements Membership {
   #subscribe(): Client {
     const { client } = this.#link;
     const subscriber = client instanceof Redis ? client.duplicate() : client.duplicate();
-    subscriber.on("message", (_channel: string, text: string) => this.#hear(JSON.parse(text)));
+    subscriber.on("message", (_channel: string, text: string) => {
+      try {
+        this.#hear(JSON.parse(text));
+      } catch (error) {
+        this.#log("warn", "Redis passed on a message that is none of ours", { message: messageOf(error) });
+      }
+    });
     const subscribe = async () => {
       await subscriber.subscribe(this.#channel);
       for (const site of this.#sites.values()) this.#askAll(site); // for what was said meanwhile
@@ -903,7 +909,7 @@ export class RedisEngine implements Engine {
     const secret = {
       key,
       seconds: kind === "salt" ? SALT_SECONDS : undefined,
-      value: last === undefined ? randomBytes(32).toString("base64url") : sha256(last.value + name),
+      value: last === undefined ? newSecret() : last.key === key ? last.value : sha256(last.value + name),
     };
     const value = await this.#putSecret(secret).catch((error: unknown) => {
       if (last !== undefined) return secret.value;
@@ -1061,6 +1067,7 @@ export class RedisEngine implements Engine {
   }
 }
 
+const newSecret = () => randomBytes(32).toString("base64url");
 const sha256 = (text: string) => createHash("sha256").update(text).digest("base64url");
 
 function readingsOf(site: string, page: string, sums: Record<string, string>): ReadingSum[] {
