@@ -29,7 +29,7 @@
  *   Redis forgot all       the site has a new `epoch`: every node begins anew from memory, and keeps guessing until the
  *                          epoch is 4 s old, since before that not all nodes have come back and the total would dip
  *   Redis forgot a little  (a replica took over) the batch number is not what the node believes: it begins anew
- *   Redis dropped a key    `refs` and `totals` carry the epoch, and sizes are known: what does not fit is thrown away
+ *   Redis dropped a key    keys carry marks, and sizes are known: what does not fit is thrown away, as if Redis had forgotten all
  *
  * Clocks of nodes do not matter: leases are counted by Redis' clock, everything else by elapsed time. After an outage nobody
  * reaps for 4 s, because all leases ran out together and every living node is about to renew its own.
@@ -134,15 +134,17 @@ if not epoch then
   redis.call("UNLINK", nodes, refs, totals)
   epoch = string.format("%.0f", now)
   redis.call("HSET", meta, "epoch", epoch)
-  for _, key in ipairs({refs, totals}) do redis.call("HSET", key, "\\n", epoch) end -- no name has a line break
-  for _, key in ipairs({meta, refs, totals}) do redis.call("PEXPIRE", key, keep) end
+  redis.call("ZADD", nodes, "+inf", "\\n") -- marks, under a name that nothing has
+  for _, key in ipairs({refs, totals}) do redis.call("HSET", key, "\\n", epoch) end
+  for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, keep) end
 end
 local ends = tonumber(redis.call("ZSCORE", nodes, node) or 0) -- 0: not there, below it: being reaped
 local heard = tonumber(redis.call("HGET", meta, node) or 0)
 local again = heard == batch and ends > 0
 local next_one = heard == batch - 1 and (ends > 0) == (batch > 1)
-if heard > 0 and ends == 0 or (again or next_one) and not is_whole(node)
-  or redis.call("HGET", refs, "\\n") ~= epoch or redis.call("HGET", totals, "\\n") ~= epoch then -- no script leaves it so: a key was evicted
+local has_marks = redis.call("ZSCORE", nodes, "\\n") and redis.call("HGET", refs, "\\n") == epoch
+  and redis.call("HGET", totals, "\\n") == epoch
+if not has_marks or (again or next_one) and not is_whole(node) then -- no script leaves it so: a key was evicted
   redis.call("UNLINK", nodes, meta, refs, totals)
   return {}
 end

@@ -114,7 +114,7 @@ const faults: fc.WeightedArbitrary<Step>[] = [
     weight: 3,
     arbitrary: fc.record({
       do: fc.constantFrom("flush", "forget scripts", "restart", "photograph", "roll back", "deafen"),
-    }) as fc.Arbitrary<Step>,
+    }),
   },
   {
     weight: 4,
