@@ -14,7 +14,7 @@ import { temporaryFolder } from "./support/leftovers.ts";
 import { once, sleep, until } from "./support/waiting.ts";
 
 const HISTORIES = Number(process.env["HISTORIES"] ?? 24);
-const SEED = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
+const SEED = Number(process.env["SEED"] ?? 1); // the same histories every time, unless others are asked for
 const WORKERS = 4; // histories at a time, each with a Redis of its own
 const LEASE_MS = 400;
 const NODES = 3;

@@ -83,11 +83,10 @@ function checkHttps({ forwardedProto, trustProxy }: Seen): Finding {
       ? note("This is plain http: good on this machine. Pages over https need a service over https.")
       : bad("This is plain http: pages over https cannot use the service. Put a proxy with a certificate in front.");
   if (isKnown) return good("You come over https, and the service knows.");
+  const setting = `TRUST_PROXY=${Math.max(1, trustProxy)}`;
   return bad(
     "You come over https, but the service does not know: its cookies are not fit for other sites.",
-    forwardedProto === "https"
-      ? "TRUST_PROXY=1"
-      : "proxy_set_header X-Forwarded-Proto $scheme;  # nginx\nTRUST_PROXY=1",
+    forwardedProto === "https" ? setting : `proxy_set_header X-Forwarded-Proto $scheme;  # nginx\n${setting}`,
   );
 }
 
