@@ -12,6 +12,7 @@ const WIDGET_BUDGET = 1500;
 
 /** What the service serves, by name: x.js is made from widget/x.ts, all else from widget/ as it is named. */
 const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"];
+const DOCS = "README.md"; // served as it is
 
 const here = import.meta.dirname;
 
@@ -86,6 +87,7 @@ function main() {
       name.endsWith(".js") ? browser(`widget/${name.replace("js", "ts")}`) : page(`widget/${name}`),
     ]),
   );
+  assets[DOCS] = readFileSync(join(here, DOCS), "utf8");
   const files: Record<string, string> = { ...assets, "server.js": service("server.ts", assets) };
 
   mkdirSync(join(here, "dist"), { recursive: true });

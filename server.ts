@@ -1529,7 +1529,15 @@ export interface Client {
 }
 
 /** Files made by build.ts. The bundled server carries them inside; from source they are read from `dist/`. */
-const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"] as const;
+const ASSETS = [
+  "widget.js",
+  "debug.js",
+  "badge.svg",
+  "home.html",
+  "dashboard.html",
+  "check.html",
+  "README.md",
+] as const;
 export type Assets = Record<(typeof ASSETS)[number], string>;
 
 export interface Parts {
@@ -1856,6 +1864,7 @@ function addOwnPages(app: Hono<App>, { settings, sites, assets, isSecure }: Desk
   };
   app.get("/", page("home.html"));
   app.get("/check", page("check.html"));
+  app.get("/docs", (c) => c.body(assets["README.md"], 200, { "Content-Type": "text/plain; charset=utf-8" }));
   app.get("/dashboard", page("dashboard.html"));
 
   /** What the service sees of a request: the other half of what /check finds out in the browser. */

@@ -248,6 +248,7 @@ describe("routes", () => {
       "home.html": html,
       "dashboard.html": html,
       "check.html": html,
+      "README.md": "# Headcount",
       "badge.svg": "<svg>{{count}}</svg>",
     };
     const password = "correct horse";
@@ -303,6 +304,12 @@ describe("routes", () => {
     expect(pages.size).toBe(0);
     rooms.tick(performance.now() + 6_000);
     expect(rooms.count("example.com") ?? 0).toBe(0);
+  });
+
+  test("routes: the documentation comes along", async () => {
+    const response = await setUp().request("/docs");
+    expect(response.headers.get("content-type")).toStartWith("text/plain");
+    expect(await response.text()).toBe("# Headcount");
   });
 
   test("routes: a refusal is a problem document that its page can read", async () => {
