@@ -6,9 +6,10 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { type BuildOptions, buildSync } from "esbuild";
+import { minify_sync as minify } from "terser";
 
 /** Bytes of Brotli, paid by every visitor of every site. Lower it when the widget gets smaller; never raise it. */
-const WIDGET_BUDGET = 1500;
+const WIDGET_BUDGET = 1470;
 
 /** What the service serves, by name: x.js is made from widget/x.ts, all else from widget/ as it is named. */
 const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"];
@@ -34,7 +35,9 @@ function bundle(entry: string, options: BuildOptions): string {
 export function browser(entry: string): string {
   // Without `tsconfigRaw`, esbuild writes "use strict" into every script, as tsconfig.json asks: bytes without effect.
   const format = entry.endsWith("debug.ts") ? "esm" : "iife"; // the widget imports that one, so it is a module
-  return bundle(entry, { minify: true, format, target: "es2020", tsconfigRaw: "{}" });
+  const text = bundle(entry, { minify: true, format, target: "es2020", tsconfigRaw: "{}" });
+  if (!entry.endsWith("widget.ts")) return text;
+  return minify(text, { ecma: 2020 }).code!; // another look at it saves 25 bytes more, in every page
 }
 
 /**
