@@ -533,13 +533,15 @@ export class OpenPage {
   }
 }
 
-/** What both runtimes' sockets have in common. `ping` and `terminate` exist on Bun, `bufferedAmount` on Deno. */
+/** What both runtimes' sockets have in common. `bufferedAmount` exists on Deno, all else that may be missing on Bun. */
 export interface Wire {
   readonly readyState: number;
   readonly bufferedAmount?: number;
   send(text: string): unknown;
   close(code: number, reason: string): void;
   ping?(): unknown;
+  /** Sends all that the callback sends in one write. */
+  cork?(callback: () => void): unknown;
   terminate?(): void;
 }
 
@@ -1211,12 +1213,13 @@ export class Journal {
 // sweep a second looks after all of them.
 
 /** What a frame tells; what is not known (yet) is left out. */
-type Numbers = Partial<Record<"site" | "page" | "peak" | "read", number | undefined>>;
+type Numbers = Partial<Record<"site" | "page" | "peak" | "read", number | undefined>> & { stale?: boolean };
 
 const OPEN = 1; // WebSocket.OPEN
 const CLOSE = { goingAway: 1001, policy: 1008, tooBig: 1009, restart: 1012 } as const;
 const UPGRADE_MS = 5_000; // a client that resets in mid-upgrade may never be heard of again
 const REPEAT_MS = 30_000;
+const EARLY_MS = 10_000; // how much sooner a page may be told its number again, to have it with a ping
 const MAX_FRAME_BYTES = 1_024;
 const MAX_BUFFERED_BYTES = 65_536;
 const MESSAGES_A_MINUTE = 60;
@@ -1279,9 +1282,7 @@ export class Pages {
     if (!this.#open.has(page)) return wire.close(CLOSE.goingAway, ""); // it took longer than it may
     page.wire = wire;
     page.heardAt = this.#now();
-    const { room } = page.site;
-    const { total, figure } = page.page;
-    this.#send(page, this.#frame({ site: room.total, page: total, peak: peakOf(room), read: figure }));
+    this.#tell(page);
   }
 
   /** Any sign of life; a pong has no other meaning. */
@@ -1318,11 +1319,9 @@ export class Pages {
     for (const { site, page, siteChanged, pageChanged } of this.#rooms.tick(this.#now())) {
       const { room } = site;
       const peak = siteChanged && peakOf(room) === room.total ? room.total : undefined; // a new one, or reached again
-      this.#publish(page, {
-        site: siteChanged ? room.total : undefined,
-        page: pageChanged ? page.total : undefined,
-        peak,
-      });
+      const numbers = { site: siteChanged ? room.total : undefined, page: pageChanged ? page.total : undefined, peak };
+      const text = this.#frame(numbers);
+      for (const one of page.audience) this.#send(one, text);
       this.onBroadcast(this.#now() - site.changedAt);
     }
   }
@@ -1339,12 +1338,11 @@ export class Pages {
     this.flush();
   });
 
-  /** Makes sure that the peak and the median that a page shows are not old, and tells everybody if they were. */
-  async refresh({ site, page }: OpenPage): Promise<void> {
+  /** Makes sure that the peak and the median are not old. Whoever asks is told of new ones; the others as they repeat. */
+  async refresh(page: OpenPage): Promise<void> {
     const now = this.#now();
-    const [peak, read] = await Promise.all([this.#journal.refresh(site.room, now), this.#journal.refresh(page, now)]);
-    if (peak) for (const one of site.pages.values()) this.#publish(one, { peak: site.room.figure });
-    if (read) this.#publish(page, { read: page.figure });
+    const figures = [page.site.room, page.page].map((room) => this.#journal.refresh(room, now));
+    if ((await Promise.all(figures)).includes(true)) this.#tell(page);
   }
 
   /** Looks after every page: frees those that never opened, closes the silent, pings and repeats when it is time. */
@@ -1362,16 +1360,7 @@ export class Pages {
         this.#drop(page);
         continue;
       }
-      if (now >= page.pingAt) {
-        page.pingAt = now + this.#heartbeatMs;
-        this.stats.pings += 1;
-        page.wire.ping?.();
-      }
-      if (now >= page.repeatAt) {
-        page.repeatAt = now + REPEAT_MS;
-        this.#send(page, this.#frame({ site: page.site.room.total }));
-        this.refresh(page).catch(report);
-      }
+      if (now >= Math.min(page.pingAt, page.repeatAt)) this.#prod(page, page.wire, now);
     }
   }
 
@@ -1394,8 +1383,7 @@ export class Pages {
   setStale(stale: boolean): void {
     if (stale === this.stale) return;
     this.stale = stale;
-    for (const page of this.#open)
-      this.#send(page, JSON.stringify({ site: page.site.room.total, page: page.page.total, stale }));
+    for (const page of this.#open) this.#tell(page, { stale });
   }
 
   /** Sends everybody away with a time to come back in, and resolves when they are gone, or after 8 s. */
@@ -1412,18 +1400,40 @@ export class Pages {
     if (to === page.page.page) return;
     this.#journal.endView(page, now);
     this.#rooms.move(page, to, now);
-    this.#send(page, this.#frame({ page: page.page.total, read: page.page.figure }));
+    this.#tell(page);
     this.refresh(page).catch(report);
     this.flushSoon();
   }
 
-  #frame(numbers: Numbers): string {
-    return JSON.stringify(this.stale ? { ...numbers, stale: true } : numbers);
+  /** Pings, and says the number again: soon the two fall together for each page, and are one write then. */
+  #prod(page: OpenPage, wire: Wire, now: number): void {
+    const pings = now >= page.pingAt;
+    const repeats = page.repeatAt <= (pings ? now + EARLY_MS : now);
+    const write = () => {
+      if (pings) wire.ping?.();
+      if (repeats) this.#tell(page);
+    };
+    if (wire.cork === undefined) write();
+    else wire.cork(write);
+    if (pings) {
+      page.pingAt = now + this.#heartbeatMs;
+      this.stats.pings += 1;
+    }
+    if (repeats) {
+      page.repeatAt = now + REPEAT_MS;
+      this.refresh(page).catch(report);
+    }
   }
 
-  #publish(room: Room, numbers: Numbers): void {
-    const text = this.#frame(numbers);
-    for (const page of room.audience) this.#send(page, text);
+  /** Tells one page all that it may show. */
+  #tell(page: OpenPage, news: Numbers = {}): void {
+    const { room } = page.site;
+    const { total, figure } = page.page;
+    this.#send(page, this.#frame({ site: room.total, page: total, peak: peakOf(room), read: figure, ...news }));
+  }
+
+  #frame(numbers: Numbers): string {
+    return JSON.stringify(this.stale ? { ...numbers, stale: true } : numbers);
   }
 
   #send(page: OpenPage, text: string): void {

@@ -861,11 +861,11 @@ function contract(runtime: Runtime): void {
 
     test("the site count is sent again every 30 s although nothing changed", async () => {
       const page = await (await stage()).open();
-      const began = performance.now();
       const heard = page.frames.length;
-      await page.hears(heard + 1, 35_000);
+      const began = performance.now();
+      await page.hears(heard + 1, 31_500);
       expect(page.frames[heard]).toMatchObject({ site: 1 });
-      expect(performance.now() - began).toBeGreaterThan(15_000);
+      expect(performance.now() - began).toBeGreaterThan(18_000); // it may come early, with a ping
     }, 40_000);
   });
 
@@ -1169,7 +1169,7 @@ function contract(runtime: Runtime): void {
       expect(back.frames[0]).toMatchObject({ site: 3, page: 3 });
       await observer.shows({ site: 1, page: 1 }, 17_000);
       expect(performance.now() - began).toBeGreaterThan(13_000);
-      expect(observer.frames.flatMap(({ site }) => site ?? [])).toEqual([3, 1]);
+      expect([...new Set(observer.frames.flatMap(({ site }) => site ?? []))]).toEqual([3, 1]); // and repeats
     });
 
     test("SIGTERM ends it within 10 s with a page that does not answer", async () => {

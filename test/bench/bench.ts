@@ -5,6 +5,7 @@
  *     npm run bench -- deno                the same on Deno, against bare Deno
  *     npm run bench -- curve               1k, 5k, 10k and 19k pages
  *     npm run bench -- sites               1, 100 and 10,000 sites with the same 10,000 pages
+ *     npm run bench -- page                what the tag costs a page that carries it, in Chromium
  *     npm run bench -- --pages 5000 --rounds 1 --idle 0
  *
  * Every figure of a round comes from a fresh server process: a warm-up wave comes and goes, then the pages join in one
@@ -20,6 +21,7 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { Order, Report, Visit } from "./load.ts";
+import { benchPage } from "./page.ts";
 
 /** What a row of the table is about: so many pages, evenly on so many sites. */
 interface Case {
@@ -355,5 +357,6 @@ process.on("exit", () => {
   for (const child of children) child.kill("SIGKILL");
 });
 
-await main();
+if (positionals.includes("page")) await benchPage(rounds);
+else await main();
 process.exit(0);
