@@ -140,9 +140,14 @@ export function log(level: "info" | "warn" | "error", event: string, fields: Rec
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
-/** The one place where failures without a caller end up. */
+const reported = new LRUCache<string, true>({ max: 100, ttl: 10_000 });
+
+/** The one place where failures without a caller end up. The same one is said once in 10 s: anybody may cause some. */
 export function report(error: unknown): void {
-  log("error", "unexpected error", { message: messageOf(error), stack: error instanceof Error ? error.stack : "" });
+  const message = messageOf(error);
+  if (reported.has(message)) return;
+  reported.set(message, true);
+  log("error", "unexpected error", { message, stack: error instanceof Error ? error.stack : "" });
 }
 
 /** Makes a callback of timers and sockets safe: an exception in one of them would end the process on Deno. */
@@ -1669,7 +1674,7 @@ function createDesk(parts: Parts) {
     try {
       return await answer(c, site, page);
     } catch (error) {
-      report(error);
+      if (!parts.pages.stale) report(error); // that the engine is away has been said
       return refuse(c, "journal");
     }
   };
@@ -1843,7 +1848,7 @@ function addOperatorRoutes(app: Hono<App>, desk: Desk): void {
     const itsPages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
     return {
       site: name,
-      visitors: site?.room.total ?? (await engine.count?.(name)) ?? 0,
+      visitors: site?.room.total ?? (await engine.count?.(name).catch(() => 0)) ?? 0, // not known: the state says stale
       openPages: site?.audience ?? 0,
       peak: await journal.peak(name),
       highest: await engine.highest(name).catch(() => undefined),
