@@ -232,6 +232,20 @@ suite("dashboard", ["chromium"], () => {
     expect(errors).toEqual([]);
   });
 
+  test("draws the past also when somebody has just come, whom the history does not know yet", async () => {
+    const past = Array.from({ length: 500 }, (_, index): [number, number] => [180 + 2 * index, 7]);
+    const service = await startWithPast(past, []);
+    const visitor = await new Visitor(service.url, "https://a.example").open("/");
+    const { page, errors } = await dashboard(service, {}, "#site=a.example&range=day");
+    for (const name of ["Day", "Hour", "Week"]) {
+      await page.getByRole("button", { name, exact: true }).click();
+      await shows(page, "#readout", name === "Hour" ? /^Most: 1 · / : /^Most: 7 · /);
+      expect(await inkOf(page)).toBeGreaterThan(name === "Hour" ? 100 : 2000);
+    }
+    await visitor.close();
+    expect(errors).toEqual([]);
+  });
+
   test("sorts reading times by keyboard, and says how", async () => {
     const pages = Array.from({ length: 60 }, (_, index) => `/page-${index}`);
     const { page, errors } = await dashboard(await startWithPast([], pages), {}, "#site=a.example");

@@ -153,8 +153,10 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
     const { min = 0, max = 0 } = plot.scales["x"]!;
     const isCloser = !isNew && (min > data[0][0]! || max < data[0].at(-1)!);
     data = next;
-    plot.setData(data, !isCloser);
-    if (isCloser) plot.setScale("x", { min, max });
+    plot.batch(() => {
+      plot.setData(data, !isCloser);
+      if (isCloser) plot.setScale("x", { min, max });
+    }); // now, or else the next call would take the scale from before for a closer look
     tell();
   };
   return {
