@@ -1139,6 +1139,31 @@ function contract(runtime: Runtime): void {
   });
 
   describe("signals", () => {
+    test("SIGKILL loses 5 s of reading time at most, of a view that goes on and of one that is over", async () => {
+      const service = await start({ DATA: temporaryFolder() });
+      const [one, other] = [1, 2].map(() => new Visitor(service.url, "http://localhost"));
+      const began = performance.now();
+      const open = await one!.open("/open");
+      const over = await other!.open("/over");
+      await sleep(3000);
+      over.vanish();
+      await sleep(6000);
+      const read = Math.round((performance.now() - began) / 1000);
+      await service.stop("SIGKILL");
+      open.vanish();
+      await service.start();
+      const kept = async (page: string): Promise<{ views: number; seconds: number }> =>
+        (await ask(service.url, `GET /reading?site=localhost&page=${page}`)).json;
+      const expectKept = async (page: string, seconds: number, lost: number): Promise<void> => {
+        const its = await kept(page);
+        expect([page, its.views]).toEqual([page, 1]);
+        expect(its.seconds).toBeGreaterThanOrEqual(seconds - lost);
+        expect(its.seconds).toBeLessThanOrEqual(seconds + 1);
+      };
+      await expectKept("/open", read, 5 + 1); // both are rounded
+      await expectKept("/over", 3, 1);
+    });
+
     for (const signal of ["SIGTERM", "SIGINT"] as const)
       test(`${signal} closes pages with 1012 and a window, and ends with 0 within 10 s`, async () => {
         const service = await start();
