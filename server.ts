@@ -1636,7 +1636,8 @@ function createDesk(parts: Parts) {
   /** A refusal as an answer. */
   const refuse = (c: Context, reason: Reason, detail?: string): Response => {
     const [status, title, meaning, retryAfter] = REFUSALS[reason];
-    metrics.refusals.inc({ reason });
+    const isQuestion = reason === "password" && c.req.header("authorization") === undefined; // as browsers ask first
+    if (!isQuestion) metrics.refusals.inc({ reason });
     if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
     if (status === 426) c.header("Upgrade", "websocket");
     if (status === 401) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');

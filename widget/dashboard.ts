@@ -50,7 +50,7 @@ const REFUSED: Record<string, string> = {
   body: "Request that is not understood",
   page: "Page name that is not valid",
   handshake: "Broken WebSocket handshake",
-  password: "No password or a wrong one",
+  password: "Wrong password",
   unknown: "No such address",
   site: "Questions about a site that is not in SITES",
   size: "Request too large",
