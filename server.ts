@@ -1147,7 +1147,6 @@ export class Journal {
 
   /** Brings the peak of a site's room, or the median of a page's, up to date. True when it has changed. */
   async refresh(room: Room, now: number): Promise<boolean> {
-    if (now < room.figureUntil) return false;
     room.figureUntil = now + FIGURE_MS;
     const before = room.figure;
     room.figure = room.page === undefined ? await this.peak(room.site) : await this.#median(room, room.page);
@@ -1346,8 +1345,10 @@ export class Pages {
   /** Makes sure that the peak and the median are not old. Whoever asks is told of new ones; the others as they repeat. */
   async refresh(page: OpenPage): Promise<void> {
     const now = this.#now();
-    const figures = [page.site.room, page.page].map((room) => this.#journal.refresh(room, now));
-    if ((await Promise.all(figures)).includes(true)) this.#tell(page);
+    const old = [page.site.room, page.page].filter((room) => now >= room.figureUntil);
+    if (old.length === 0) return;
+    const changes = await Promise.all(old.map((room) => this.#journal.refresh(room, now)));
+    if (changes.includes(true)) this.#tell(page);
   }
 
   /** Looks after every page: frees those that never opened, closes the silent, pings and repeats when it is time. */
@@ -1357,15 +1358,11 @@ export class Pages {
       const silentMs = now - page.heardAt;
       if (page.wire === undefined) {
         if (silentMs > UPGRADE_MS) this.closed(page);
-        continue;
-      }
-      // Bun re-arms its own idle timeout at every send: a service that talks would never notice a dead peer.
-      if (page.wire.ping !== undefined && silentMs > 2 * this.#heartbeatMs) {
+      } else if (silentMs > 2 * this.#heartbeatMs && page.wire.ping !== undefined) {
+        // Bun re-arms its own idle timeout at every send: a service that talks would never notice a dead peer.
         this.stats.silent += 1;
         this.#drop(page);
-        continue;
-      }
-      if (now >= Math.min(page.pingAt, page.repeatAt)) this.#prod(page, page.wire, now);
+      } else if (now >= page.pingAt || now >= page.repeatAt) this.#prod(page, page.wire, now);
     }
   }
 
