@@ -6,6 +6,7 @@
  *     npm run bench -- curve               1k, 5k, 10k and 19k pages
  *     npm run bench -- sites               1, 100 and 10,000 sites with the same 10,000 pages
  *     npm run bench -- page                what the tag costs a page that carries it, in Chromium
+ *     npm run bench -- cluster             what several nodes cost Redis (2 minutes)
  *     npm run bench -- --pages 5000 --rounds 1 --idle 0
  *
  * Every figure of a round comes from a fresh server process: a warm-up wave comes and goes, then the pages join in one
@@ -20,6 +21,8 @@ import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { removeLeftovers } from "../support/leftovers.ts";
+import { cluster } from "./cluster.ts";
 import type { Order, Report, Visit } from "./load.ts";
 import { benchPage } from "./page.ts";
 
@@ -355,8 +358,10 @@ process.on("SIGINT", () => process.exit(130));
 process.on("SIGTERM", () => process.exit(143));
 process.on("exit", () => {
   for (const child of children) child.kill("SIGKILL");
+  removeLeftovers();
 });
 
 if (positionals.includes("page")) await benchPage(rounds);
+else if (positionals.includes("cluster")) await cluster();
 else await main();
 process.exit(0);

@@ -1,16 +1,16 @@
 /**
- * What counting on several nodes costs: `bun test/bench/cluster.ts`, about a minute.
+ * What counting on several nodes costs Redis: `npm run bench -- cluster`, about two minutes.
  *
- * Two nodes of this process (engine and rooms, without sockets, which cost the same with any engine) on a Redis of their
- * own. Commands are what travels; Redis' CPU is what `INFO` says it has used. Every visitor opens one of 50 pages; the
- * token that it takes is measured by itself. What Redis needs at rest is taken off.
+ * One node, then three, of this process (engine and rooms, without sockets, which cost the same with any engine) on a
+ * Redis of their own. A join is a token that is claimed and a visitor who opens one of 50 pages; joins and leaves come at
+ * random times, spread over the nodes. Sent is what clients send; what scripts do inside Redis is counted by itself.
+ * What Redis needs at rest is taken off.
  */
 
 /* oxlint-disable no-await-in-loop -- one thing is measured at a time */
 
 import { RedisEngine } from "../../redis.ts";
 import { type OpenPage, Rooms } from "../../server.ts";
-import { removeLeftovers } from "../support/leftovers.ts";
 import { RedisServer } from "../support/redis.ts";
 import { sleep, until } from "../support/waiting.ts";
 
@@ -21,26 +21,31 @@ interface Node {
   stale: boolean;
 }
 
-/** Counters of Redis. */
+/** What Redis has done. */
 interface Cost {
-  commands: number;
-  cpuMs: number;
-  bytes: number;
+  /** Commands that clients sent, and commands that scripts ran. */
+  readonly sent: number;
+  readonly inside: number;
+  readonly cpuMs: number;
 }
 
 const SITE = "shop.example";
 const PAGES = 50;
-const PACES = [50, 1_000, 5_000]; // joins a second
+const LOW = { perSecond: 50, seconds: 12 };
+const HIGH = { perSecond: 2_000, seconds: 5 };
 const MANY = 100_000;
-const IDLE_S = 12;
-/** What nodes send; everything else that Redis counts is done by scripts. */
-const SENT = ["evalsha", "eval", "mget", "hgetall", "smembers"];
+const REBUILT = 10_000;
+const IDLE_S = 15;
+/** What nodes send; everything else in Redis' statistics is done by scripts, or by this file. */
+const SENT = new Set(["evalsha", "eval", "get"]);
+const OWN = new Set(["info", "flushall"]);
 
 let visitors = 0;
 let nonces = 0;
 
 async function open(redis: RedisServer): Promise<Node> {
   const engine = await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: () => {} });
+  await engine.secret("signing", "");
   const rooms: Rooms = new Rooms(
     0,
     engine.share({
@@ -53,15 +58,10 @@ async function open(redis: RedisServer): Promise<Node> {
   return node;
 }
 
-function join({ rooms, pages }: Node): void {
+function enter({ rooms, pages }: Node): void {
   visitors += 1;
   const visitor = `visitor-${visitors}`.padEnd(22, "x"); // as long as a real one
   pages.push(rooms.open(visitor, SITE, `/articles/${visitors % PAGES}`, "", performance.now()));
-}
-
-function spend({ engine }: Node): Promise<boolean> {
-  nonces += 1;
-  return engine.spend({ visitor: "", page: "/", expires: Date.now() + 30_000, nonce: nonces }, Date.now());
 }
 
 function leave({ rooms, pages }: Node): void {
@@ -69,111 +69,138 @@ function leave({ rooms, pages }: Node): void {
   if (page !== undefined) rooms.close(page, performance.now());
 }
 
+const waits: number[] = [];
+
+async function join(node: Node): Promise<void> {
+  nonces += 1;
+  const from = performance.now();
+  await node.engine.spend({ visitor: "", page: "/", expires: Date.now() + 30_000, nonce: nonces }, Date.now());
+  waits.push(performance.now() - from);
+  enter(node);
+}
+
 async function cost(redis: RedisServer): Promise<Cost> {
   const info = await redis.client.info("everything");
   const figure = (name: string) => Number(new RegExp(`^${name}:([\\d.]+)`, "m").exec(info)?.[1] ?? 0);
-  const calls = (name: string) => Number(new RegExp(`^cmdstat_${name}:calls=(\\d+)`, "m").exec(info)?.[1] ?? 0);
+  const all = Array.from(info.matchAll(/^cmdstat_([^:]+):calls=(\d+)/gm), ([, name = "", calls]) => ({
+    name,
+    calls: Number(calls),
+  }));
+  const sum = (of: (name: string) => boolean) =>
+    all.reduce((total, { name, calls }) => total + (of(name) ? calls : 0), 0);
   return {
-    commands: SENT.reduce((sum, name) => sum + calls(name), 0),
+    sent: sum((name) => SENT.has(name)),
+    inside: sum((name) => !SENT.has(name) && !OWN.has(name)),
     cpuMs: (figure("used_cpu_user") + figure("used_cpu_sys")) * 1_000,
-    bytes: figure("used_memory"),
   };
 }
 
-/** What the work has cost Redis. */
-async function costOf(redis: RedisServer, work: () => Promise<unknown>): Promise<Cost> {
+const memory = async ({ client }: RedisServer) =>
+  Number(/^used_memory:(\d+)/m.exec(await client.info("memory"))?.[1] ?? 0);
+
+/** What some work has cost Redis, beyond what the same time costs at rest. */
+async function costOf(redis: RedisServer, work: () => Promise<unknown>, restMsPerSecond = 0): Promise<Cost> {
+  const from = performance.now();
   const before = await cost(redis);
   await work();
   const after = await cost(redis);
+  const rest = ((performance.now() - from) / 1_000) * restMsPerSecond;
   return {
-    commands: after.commands - before.commands,
-    cpuMs: after.cpuMs - before.cpuMs,
-    bytes: after.bytes - before.bytes,
+    sent: after.sent - before.sent,
+    inside: after.inside - before.inside,
+    cpuMs: Math.max(0, after.cpuMs - before.cpuMs - rest),
   };
 }
 
-/** Does it so often, evenly spread over the time, alternately on each node. */
+/** Does it so often, at random times, on one node after the other. */
 async function paced(nodes: Node[], times: number, perSecond: number, what: (node: Node) => unknown): Promise<void> {
-  const start = performance.now();
   const running: unknown[] = [];
-  for (let done = 0; done < times;) {
-    const due = Math.min(times, Math.ceil(((performance.now() - start) / 1_000) * perSecond));
-    for (; done < due; done += 1) running.push(what(nodes[done % nodes.length]!));
-    await sleep(1);
+  let due = performance.now();
+  for (let done = 0; done < times; done += 1) {
+    due -= (Math.log(1 - Math.random()) / perSecond) * 1_000;
+    if (due > performance.now()) await sleep(due - performance.now());
+    running.push(what(nodes[done % nodes.length]!));
   }
   await Promise.all(running);
 }
 
-const totalIs = (redis: RedisServer, total: number) =>
-  until(
-    `Redis counts ${total}`,
-    async () => Number(await redis.client.hget(`headcount:{${SITE}}:totals`, "")) === total,
-    60_000,
-  );
+const allShow = (nodes: Node[], total: number) =>
+  until(`all nodes show ${total}`, () => nodes.every(({ rooms }) => rooms.count(SITE) === total), 60_000);
 
-function printIdle(what: string, { commands, cpuMs }: Cost): void {
-  const figures = `${(commands / IDLE_S).toFixed(1).padStart(9)} commands ${(cpuMs / IDLE_S).toFixed(1).padStart(8)} ms`;
-  process.stdout.write(`${what.padEnd(28)}${figures} of Redis a second\n`);
+const print = (...cells: (string | number)[]) => process.stdout.write(`| ${cells.join(" | ")} |\n`);
+
+function printCost(nodes: number, what: string, { sent, inside, cpuMs }: Cost, share: number): void {
+  print(nodes, what, ...[sent, inside, cpuMs].map((figure) => (figure * share).toFixed(1)));
 }
 
-function print(what: string, { commands, cpuMs }: Cost, per: number, unit: string): void {
-  const share = 1_000 / per;
-  const figures = `${(commands * share).toFixed(1).padStart(9)} commands ${(cpuMs * share).toFixed(1).padStart(8)} ms`;
-  process.stdout.write(`${what.padEnd(28)}${figures} of Redis per 1,000 ${unit}\n`);
-}
-
-export async function cluster(): Promise<void> {
+async function measure(count: number): Promise<void> {
   const redis = await RedisServer.start();
-  const nodes = [await open(redis), await open(redis)];
-  join(nodes[0]!);
-  join(nodes[1]!);
-  await sleep(1_000);
-  const atRest = await costOf(redis, () => sleep(IDLE_S * 1_000));
-  printIdle("idle, two visitors", atRest);
-  const measure = async (what: string, pace: number, act: (node: Node) => unknown, change: number) => {
-    const times = Math.min(5_000, pace * 6);
-    const total = nodes.reduce((sum, { pages }) => sum + pages.length, 0) + change * times;
-    const from = performance.now();
-    const spent = await costOf(redis, async () => {
-      await paced(nodes, times, pace, act);
-      await totalIs(redis, total);
-    });
-    const cpuMs = Math.max(0, spent.cpuMs - (atRest.cpuMs / IDLE_S) * ((performance.now() - from) / 1_000));
-    print(`${what}, ${pace} a second`, { ...spent, cpuMs }, times, what);
-  };
-  for (const pace of PACES) {
-    await measure("joins", pace, join, 1);
-    await measure("leaves", pace, leave, -1);
-    await measure("tokens", pace, spend, 0);
+  const nodes: Node[] = [];
+  while (nodes.length < count) nodes.push(await open(redis));
+  for (const node of nodes) enter(node);
+  await allShow(nodes, count);
+  const rest = (await costOf(redis, () => sleep(IDLE_S * 1_000))).cpuMs / IDLE_S;
+
+  for (const { perSecond, seconds } of [LOW, HIGH]) {
+    const times = perSecond * seconds;
+    waits.length = 0;
+    const change = async (what: (node: Node) => unknown, total: number) =>
+      costOf(
+        redis,
+        async () => {
+          await paced(nodes, times, perSecond, what);
+          await allShow(nodes, total);
+        },
+        rest,
+      );
+    printCost(count, `1,000 joins, ${perSecond} a second`, await change(join, count + times), 1_000 / times);
+    printCost(count, `1,000 leaves, ${perSecond} a second`, await change(leave, count), 1_000 / times);
+    const sorted = waits.toSorted((a, b) => a - b);
+    const [mean, p99] = [sorted.reduce((sum, ms) => sum + ms, 0) / times, sorted[Math.floor(times * 0.99)]!];
+    process.stderr.write(
+      `${count} nodes, ${perSecond} joins a second: a token waits ${mean.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms\n`,
+    );
   }
-  const { bytes: before } = await cost(redis);
-  await paced(nodes, MANY, 20_000, join);
-  await totalIs(redis, MANY + 2);
-  printIdle(`idle, ${MANY} visitors`, await costOf(redis, () => sleep(IDLE_S * 1_000)));
-  const bytes = (await cost(redis)).bytes - before;
-  const each = Math.round(bytes / MANY);
-  process.stdout.write(`memory of ${MANY} visitors: ${(bytes / 1e6).toFixed(1)} MB, ${each} bytes each\n`);
-  for (const node of nodes) while (node.pages.length > 5_000) leave(node);
-  await totalIs(redis, 10_000);
-  await nodes[1]!.engine.close();
-  while (nodes[0]!.pages.length < 10_000) join(nodes[0]!);
-  await totalIs(redis, 15_000);
-  await totalIs(redis, 10_000); // the other node is reaped
-  await redis.client.flushall();
-  const from = performance.now();
-  await until("it has noticed", () => nodes[0]!.stale, 10_000);
-  const noticed = performance.now();
-  await totalIs(redis, 10_000);
-  const rebuilt = performance.now();
-  await until("it is sure", () => !nodes[0]!.stale, 20_000);
-  process.stdout.write(
-    `10,000 visitors after FLUSHALL: noticed after ${Math.round(noticed - from)} ms, told again in ${Math.round(rebuilt - noticed)} ms, exact after ${Math.round(performance.now() - from)} ms\n`,
+
+  const before = await memory(redis);
+  for (let n = 0; n < MANY; n += 1) {
+    enter(nodes[n % count]!);
+    if (n % 1_000 === 0) await sleep(20);
+  }
+  await allShow(nodes, MANY + count);
+  await sleep(1_000);
+  const bytes = (await memory(redis)) - before;
+  const idle = await costOf(redis, () => sleep(IDLE_S * 1_000));
+  printCost(count, `1,000 of ${MANY} idle visitors, a minute`, idle, (60 / IDLE_S) * (1_000 / MANY));
+  process.stderr.write(
+    `${count} nodes: ${Math.round(bytes / MANY)} bytes of Redis a visitor, ${(bytes / 1e6).toFixed(1)} MB in all\n`,
   );
-  await nodes[0]!.engine.close();
+
+  if (count === 1) await rebuild(redis, nodes[0]!);
+  for (const { engine } of nodes) await engine.close();
   await redis.stop();
 }
 
-if (import.meta.main) {
-  await cluster();
-  removeLeftovers();
+async function rebuild(redis: RedisServer, node: Node): Promise<void> {
+  while (node.pages.length > REBUILT) leave(node);
+  await allShow([node], REBUILT);
+  await redis.client.flushall();
+  const from = performance.now();
+  const since = () => `${((performance.now() - from) / 1_000).toFixed(1)} s`;
+  await until("the node has noticed", () => node.stale, 10_000);
+  const noticed = since();
+  const key = `headcount:{${SITE}}:totals`;
+  await until("Redis knows all", async () => Number(await redis.client.hget(key, "")) === REBUILT, 10_000);
+  const told = since();
+  await until("the node is sure", () => !node.stale && node.rooms.count(SITE) === REBUILT, 20_000);
+  process.stderr.write(
+    `${REBUILT} visitors after FLUSHALL: noticed after ${noticed}, in Redis after ${told}, live after ${since()}\n`,
+  );
+}
+
+/** Prints the table, of one node and of three. */
+export async function cluster(): Promise<void> {
+  print("nodes", "what", "commands sent", "commands inside scripts", "Redis CPU, ms");
+  print("---:", "---", "---:", "---:", "---:");
+  for (const count of [1, 3]) await measure(count);
 }
