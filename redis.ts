@@ -62,8 +62,9 @@ const timesOf = (leaseMs: number) => ({
   tick: leaseMs * 0.05, // how often this node looks whether something is due
 });
 
-const GAP_MS = 20; // between two syncs of a site: at 20 nodes, a thousand messages a second at the worst
+const GAP_MS = 20; // between two syncs of a site, or two claims: at 20 nodes, a thousand messages a second at the worst
 const BATCH = 1_000; // members in one script: about 3 ms of Redis
+const CLAIMS = 32; // that wait together: so many, and no token waits for the gap to end
 const CONNECT_MS = 30_000; // how long a starting node waits for Redis
 const RETRY_MAX_MS = 500;
 const MARK_SECONDS = 86_400; // how long a part of the journal may be repeated
@@ -476,6 +477,13 @@ const memberOf = (visitor: string, page: string) => (page === "" ? visitor : `${
 const pageOf = (member: string) => (member.includes(" ") ? member.slice(member.indexOf(" ") + 1) : "");
 const newNode = () => randomBytes(9).toString("base64url");
 
+/** What comes first is sent at the end of this turn of the event loop; what follows waits until the gap is over. */
+function sendAfter(quietUntil: number, send: () => void): void {
+  const wait = quietUntil - performance.now();
+  if (wait > 0) setTimeout(send, wait);
+  else setImmediate(send);
+}
+
 class Sharing implements Membership {
   readonly #link: Link;
   readonly #subscriber: Client;
@@ -610,9 +618,7 @@ class Sharing implements Membership {
       site.scheduled = false;
       void this.#pump(site);
     };
-    const wait = site.quietUntil - performance.now();
-    if (wait > 0) setTimeout(send, wait);
-    else setImmediate(send);
+    sendAfter(site.quietUntil, send);
   }
 
   /** Syncs until nothing is left that cannot wait. Never fails: what could not be said is said at a later tick. */
@@ -867,8 +873,9 @@ export class RedisEngine implements Engine {
   #spent = new Set<number>();
   #spentBefore = new Set<number>();
   #turnAt = 0;
-  /** Nonces that go to Redis at the end of this turn of the event loop. */
+  /** Nonces that wait to be claimed, and when the gap after the last claim is over. */
   #claims = new Map<number, (isFree: boolean) => void>();
+  #quietUntil = 0;
   /** Journal batches by number and this engine's name; those that may not have arrived go first the next time. */
   readonly #name = newNode();
   #batch = 0;
@@ -929,8 +936,11 @@ export class RedisEngine implements Engine {
       this.#turnAt = now + this.#options.tokenTtlMs;
     }
     this.#spent.add(nonce);
-    if (this.#claims.size === 0) setImmediate(() => void this.#claim());
-    return new Promise((resolve) => this.#claims.set(nonce, resolve));
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    this.#claims.set(nonce, resolve);
+    if (this.#claims.size === 1) sendAfter(this.#quietUntil, () => void this.#claim());
+    if (this.#claims.size === CLAIMS) void this.#claim();
+    return promise;
   }
 
   share(listener: Server.SharedListener): Membership {
@@ -1016,8 +1026,10 @@ export class RedisEngine implements Engine {
   }
 
   async #claim(): Promise<void> {
+    if (this.#claims.size === 0) return; // so many came at once that they did not wait
     const claims = [...this.#claims];
     this.#claims.clear();
+    this.#quietUntil = performance.now() + GAP_MS;
     const keys = claims.map(([nonce]) => `${this.#options.prefix}{spent}:${nonce.toString(36)}`);
     // Twice a token's life, since the clocks of nodes may differ by as much.
     const free = await this.#link.run(CLAIM, keys, [2 * this.#options.tokenTtlMs]).catch(() => undefined);
