@@ -109,15 +109,18 @@ end
 local function note_size(node) redis.call("HSET", meta, node .. " size", redis.call("SCARD", members)) end
 local function is_whole(node) return redis.call("SCARD", members) == tonumber(redis.call("HGET", meta, node .. " size") or 0) end
 
+local function append_touched(list)
+  for page, total in pairs(touched) do
+    list[#list + 1] = page
+    list[#list + 1] = math.max(0, total)
+  end
+  return list
+end
+
 local function tell(channel, site, epoch) -- in the order of events: a later message has a higher version
   if next(touched) == nil then return tonumber(redis.call("HGET", meta, "version") or 0) end
   local version = redis.call("HINCRBY", meta, "version", 1)
-  local message = {site, epoch, version}
-  for page, total in pairs(touched) do
-    message[#message + 1] = page
-    message[#message + 1] = math.max(0, total)
-  end
-  redis.call("PUBLISH", channel, cjson.encode(message))
+  redis.call("PUBLISH", channel, cjson.encode(append_touched({site, epoch, version})))
   return version
 end
 `;
@@ -171,11 +174,7 @@ for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, 
 redis.call("PEXPIRE", members, 2 * keep) -- outlives what counts it: whoever reaps must find it
 
 local version = tell(channel, site, epoch)
-local answers = {}
-for page, total in pairs(touched) do
-  answers[#answers + 1] = page
-  answers[#answers + 1] = math.max(0, total)
-end
+local answers = append_touched({})
 for i = first + changes + 1, #ARGV do
   if not touched[ARGV[i]] then
     answers[#answers + 1] = ARGV[i]
@@ -352,18 +351,22 @@ function listen(client: Client, events: Events): void {
     client.on(event as "error", listener as (error: unknown) => void);
 }
 
+const retryMs = (times: number) => Math.min(50 * times, RETRY_MAX_MS);
+
 /** Connects, and finds out what kind of Redis this is. @throws {Error} when it refuses, or is not there within 30 s */
 async function connect(url: string, timeoutMs: number, log: Options["log"]): Promise<Client> {
-  const options = {
+  const failFast = {
     commandTimeout: timeoutMs,
     socketTimeout: timeoutMs * 2, // a connection that is silent in the middle of something is given up
+    maxRetriesPerRequest: 0, // what was under way when the connection broke has failed
+  } satisfies RedisOptions;
+  const client = new Redis(url, {
+    ...failFast,
     enableOfflineQueue: false,
     autoResubscribe: false,
-    maxRetriesPerRequest: 0, // what was under way when the connection broke has failed
-    retryStrategy: (times) => Math.min(50 * times, RETRY_MAX_MS),
+    retryStrategy: retryMs,
     reconnectOnError: (error) => error.message.startsWith("READONLY"), // the primary has moved
-  } satisfies RedisOptions;
-  const client = new Redis(url, options);
+  });
   const info = await firstAnswer(client, log);
   checkMemoryPolicy(info, log);
   if (!info.includes("redis_mode:cluster")) return client;
@@ -372,11 +375,9 @@ async function connect(url: string, timeoutMs: number, log: Options["log"]): Pro
   const cluster = new Cluster([{ host, port }], {
     enableOfflineQueue: false,
     maxRedirections: 4,
-    clusterRetryStrategy: (times) => Math.min(50 * times, RETRY_MAX_MS),
+    clusterRetryStrategy: retryMs,
     redisOptions: {
-      commandTimeout: timeoutMs,
-      socketTimeout: timeoutMs * 2,
-      maxRetriesPerRequest: 0,
+      ...failFast,
       ...(username && { username }),
       ...(password && { password }),
       ...(tls && { tls: { servername: host, ...tls } }), // nodes call each other by address, certificates by name
