@@ -37,6 +37,7 @@
 
 import { createHash, randomBytes } from "node:crypto";
 import { Cluster, Redis, type RedisOptions, ReplyError } from "ioredis";
+import { LRUCache } from "lru-cache";
 import type * as Server from "./server.ts";
 import type { Claims, Engine, JournalEntries, Member, Membership, Peak, ReadingSum, Room } from "./server.ts";
 
@@ -70,6 +71,7 @@ const RETRY_MAX_MS = 500;
 const MARK_SECONDS = 86_400; // how long a part of the journal may be repeated
 const SALT_SECONDS = 2 * 86_400;
 const DAY_MINUTES = 1_440;
+const MAX_KNOWN = 10_000; // totals of rooms that this node has not
 
 // What the journal keeps: values of server.ts, checked by their types.
 const MAX_PAGES_A_SITE: typeof Server.MAX_PAGES_A_SITE = 10_000;
@@ -207,6 +209,14 @@ else
   redis.call("PEXPIRE", members, 2 * keep)
 end
 return left
+`);
+
+/** Answers the total of a room, and how many milliseconds ago counting began on its site; -1 where nobody has counted. */
+const COUNT = script(`
+local time = redis.call("TIME")
+local epoch = redis.call("HGET", KEYS[1], "\\n")
+local age = epoch and time[1] * 1000 + math.floor(time[2] / 1000) - epoch or -1
+return {math.max(0, tonumber(redis.call("HGET", KEYS[1], ARGV[1]) or 0)), age}
 `);
 
 /** Claims nonces: answers 1 for each that nobody had claimed. */
@@ -476,6 +486,7 @@ interface Site {
 /** `visitor` in the room of the site, `visitor /page` in that of a page; a visitor's id holds no space. */
 const memberOf = (visitor: string, page: string) => (page === "" ? visitor : `${visitor} ${page}`);
 const pageOf = (member: string) => (member.includes(" ") ? member.slice(member.indexOf(" ") + 1) : "");
+const roomName = (site: string, page: string) => `${site} ${page}`;
 const newNode = () => randomBytes(9).toString("base64url");
 
 /** What comes first is sent at the end of this turn of the event loop; what follows waits until the gap is over. */
@@ -489,6 +500,7 @@ class Sharing implements Membership {
   readonly #link: Link;
   readonly #subscriber: Client;
   readonly #listener: Server.SharedListener;
+  readonly #known: Known;
   readonly #times: ReturnType<typeof timesOf>;
   readonly #log: Options["log"];
   readonly #prefix: string;
@@ -500,9 +512,10 @@ class Sharing implements Membership {
   #stale = false;
   #stopped = false;
 
-  constructor(link: Link, listener: Server.SharedListener, options: Required<Options>) {
+  constructor(link: Link, listener: Server.SharedListener, known: Known, options: Required<Options>) {
     this.#link = link;
     this.#listener = listener;
+    this.#known = known;
     this.#log = options.log;
     this.#prefix = options.prefix;
     this.#times = timesOf(options.leaseMs);
@@ -537,10 +550,14 @@ class Sharing implements Membership {
   }
 
   closed(room: Room): void {
+    const page = room.page ?? "";
     const site = this.#sites.get(room.site);
-    if (this.#stopped || site?.rooms.get(room.page ?? "")?.room !== room) return;
-    site.rooms.delete(room.page ?? "");
-    site.asks.delete(room.page ?? "");
+    const shown = site?.rooms.get(page);
+    if (this.#stopped || site === undefined || shown?.room !== room) return;
+    if (shown.told !== undefined)
+      this.#known.set(roomName(site.name, page), { total: shown.told, at: performance.now() });
+    site.rooms.delete(page);
+    site.asks.delete(page);
     this.#soon(site); // which lets go of the site when this was its last room
   }
 
@@ -856,6 +873,9 @@ interface Secret {
 /** Seconds of a reading are kept as whole milliseconds, under the bucket's number with this behind it. */
 const MS = "ms";
 
+/** Totals of rooms that this node has not, and when they were so. */
+type Known = LRUCache<string, { readonly total: number; readonly at: number }>;
+
 /** A part of the journal that was sent to Redis, which has not said whether it arrived. */
 interface Unsure {
   readonly id: string;
@@ -867,6 +887,8 @@ export class RedisEngine implements Engine {
   readonly #link: Link;
   readonly #options: Required<Options>;
   #sharing: Sharing | undefined;
+  readonly #known: Known = new LRUCache({ max: MAX_KNOWN });
+  #backAt = -Infinity;
   /** The last secret of each kind, to be put back if Redis loses it. */
   readonly #secrets = new Map<string, Secret>();
   readonly #guard: ReturnType<typeof setInterval>;
@@ -896,6 +918,7 @@ export class RedisEngine implements Engine {
     };
     this.#link.onBack = () => {
       options.log("info", "Redis is back");
+      this.#backAt = performance.now();
       void this.#guardSecrets();
       this.#sharing?.back();
     };
@@ -945,12 +968,30 @@ export class RedisEngine implements Engine {
   }
 
   share(listener: Server.SharedListener): Membership {
-    this.#sharing = new Sharing(this.#link, listener, this.#options);
+    this.#sharing = new Sharing(this.#link, listener, this.#known, this.#options);
     return this.#sharing;
   }
 
+  /**
+   * The total of a room that this node has not; the last known one while Redis is away or is being told again.
+   * @throws {Error} when there is none: better no number than 0 by mistake
+   */
   async count(site: string, page = ""): Promise<number> {
-    return Number(await this.#link.ask((client) => client.hget(this.#key(site, "totals"), page)));
+    const { settle, keep } = timesOf(this.#options.leaseMs);
+    const room = roomName(site, page);
+    const last = this.#known.get(room);
+    try {
+      const [total, ageMs] = (await this.#link.run(COUNT, [this.#key(site, "totals")], [page])) as [number, number];
+      const now = performance.now();
+      const isForgotten = now < this.#backAt + settle || (last !== undefined && last.total > 0 && now < last.at + keep);
+      if (total <= (last?.total ?? 0) && (ageMs < 0 ? isForgotten : ageMs < settle))
+        throw new Error("Redis has begun anew, and does not know all yet");
+      this.#known.set(room, { total, at: now });
+      return total;
+    } catch (error) {
+      if (last === undefined) throw error;
+      return last.total;
+    }
   }
 
   async hold(_members: Iterable<Member>): Promise<void> {

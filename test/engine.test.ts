@@ -482,6 +482,34 @@ suite("engine: Redis", ["redis-server"], () => {
     cable.remove();
   });
 
+  test("engine: Redis: a total that is asked for is the last known one while Redis is away or has forgotten", async () => {
+    const redis = await RedisServer.start();
+    const listener = { total: () => {}, stale: () => {} };
+    const [has, asks] = await Promise.all(
+      [0, 1].map(() => RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: quiet, leaseMs: LEASE_MS * 2 })),
+    );
+    const rooms = new Rooms(0, has!.share(listener));
+    rooms.open("ann", "a.example", "/", "", clock);
+    await until("it counts", async () => (await asks!.count("a.example")) === 1);
+    expect(await asks!.count("b.example")).toBe(0);
+    const totals: number[] = [];
+    const watch = async (until: number) => {
+      for (; performance.now() < until; await sleep(5)) totals.push(await asks!.count("a.example"));
+    };
+    await redis.client.flushall();
+    await watch(performance.now() + LEASE_MS * 2);
+    await redis.kill();
+    await watch(performance.now() + LEASE_MS * 2);
+    expect(await asks!.count("never asked").then(String, () => "refused")).toBe("refused");
+    await redis.begin();
+    await watch(performance.now() + LEASE_MS * 2);
+    expect([...new Set(totals)]).toEqual([1]);
+    await has!.close();
+    await until("nobody is left", async () => (await asks!.count("a.example")) === 0);
+    await asks!.close();
+    await redis.stop();
+  }, 20_000);
+
   test("engine: Redis: a secret that Redis lost is put back by the nodes that have it", async () => {
     const redis = await server();
     const options = { tokenTtlMs: 30_000, log: quiet, leaseMs: LEASE_MS, prefix: "lost:" };
