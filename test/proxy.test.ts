@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ask, Visitor } from "./support/client.ts";
 import { suite } from "./support/needs.ts";
-import { configuration, type Proxy, startNginx } from "./support/nginx.ts";
+import { configuration, type Proxy, severalNodes, startNginx } from "./support/nginx.ts";
 import { endServices, type Runtime, runtimes, Service, type Settings } from "./support/service.ts";
 import { once, until } from "./support/waiting.ts";
 
@@ -25,7 +25,9 @@ suite("proxy", ["nginx", "openssl"], () => {
 
 test("proxy: the README shows the nginx configuration that is tested", () => {
   const readme = join(import.meta.dir, "../README.md");
-  expect(existsSync(readme) ? readFileSync(readme, "utf8") : "").toContain(`\`\`\`nginx\n${configuration}\`\`\``);
+  const text = existsSync(readme) ? readFileSync(readme, "utf8") : "";
+  expect(text).toContain(`\`\`\`nginx\n${configuration}\`\`\``);
+  expect(text).toContain(`\`\`\`nginx\n${severalNodes}\`\`\``);
 });
 
 function behindNginx(runtime: Runtime): void {

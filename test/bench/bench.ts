@@ -7,6 +7,7 @@
  *     npm run bench -- sites               1, 100 and 10,000 sites with the same 10,000 pages
  *     npm run bench -- page                what the tag costs a page that carries it, in Chromium
  *     npm run bench -- cluster             what several nodes cost Redis (2 minutes)
+ *     npm run bench -- cluster --pages 30000         so many pages on two nodes (--proxy: behind nginx)
  *     npm run bench -- --pages 5000 --rounds 1 --idle 0
  *
  * Every figure of a round comes from a fresh server process: a warm-up wave comes and goes, then the pages join in one
@@ -22,6 +23,7 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { removeLeftovers } from "../support/leftovers.ts";
+import { manyPages } from "./capacity.ts";
 import { cluster } from "./cluster.ts";
 import type { Order, Report, Visit } from "./load.ts";
 import { benchPage } from "./page.ts";
@@ -75,6 +77,8 @@ const { values, positionals } = parseArgs({
     paths: { type: "string", default: "1" },
     /** "floor" or "service": that one alone. */
     only: { type: "string" },
+    /** With `cluster --pages`: the pages come through nginx. */
+    proxy: { type: "boolean", default: false },
   },
 });
 const rounds = Number(values.rounds);
@@ -362,6 +366,7 @@ process.on("exit", () => {
 });
 
 if (positionals.includes("page")) await benchPage(rounds);
-else if (positionals.includes("cluster")) await cluster();
-else await main();
+else if (!positionals.includes("cluster")) await main();
+else if (values.pages === undefined) await cluster();
+else await manyPages(Number(values.pages), values.proxy);
 process.exit(0);

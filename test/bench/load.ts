@@ -29,8 +29,11 @@ export interface Visit {
 
 /** One thing to do, answered with one {@link Report}. */
 export type Order =
-  /** Open so many more pages as fast as the lanes allow, and wait until every page shows how many its site has. */
-  | { do: "join"; pages: number }
+  /**
+   * Open so many more pages as fast as the lanes allow, and wait until every page shows how many its site has, with those
+   * that come from another generator.
+   */
+  | { do: "join"; pages: number; elsewhere?: number }
   /** The same, but one page every `everyMs`, whatever the others are waiting for. */
   | { do: "trickle"; pages: number; everyMs: number }
   /** After two quiet seconds open one page more, and time the change on every other page of its site. */
@@ -322,9 +325,9 @@ async function allRight(count: number): Promise<void> {
   onRight = ignore;
 }
 
-async function join(count: number): Promise<void> {
+async function join(count: number, elsewhere = 0): Promise<void> {
   const until = opened + count;
-  aim(until);
+  aim(until + elsewhere);
   await Promise.all(Array.from({ length: Math.min(visit.lanes, count) }, () => lane(until)));
   await allRight(until);
 }
@@ -373,7 +376,7 @@ async function leave(keep: number): Promise<void> {
 
 async function obey(order: Order): Promise<Report["fanout"]> {
   if (order.do === "fanout") return fanout();
-  if (order.do === "join") await join(order.pages);
+  if (order.do === "join") await join(order.pages, order.elsewhere);
   else if (order.do === "trickle") await trickle(order.pages, order.everyMs);
   else if (order.do === "leave") await leave(order.keep);
   else await Bun.sleep(order.seconds * 1000);

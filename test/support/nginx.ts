@@ -38,6 +38,16 @@ server {
 }
 `;
 
+/** What the README shows instead of that upstream for two nodes on one machine. */
+export const severalNodes = `\
+upstream headcount {
+    least_conn;                                        # after a restart, the new node gets the newcomers
+    server 127.0.0.1:3001 max_fails=1 fail_timeout=5s; # PORT=3001
+    server 127.0.0.1:3002 max_fails=1 fail_timeout=5s; # PORT=3002
+    keepalive 64;
+}
+`;
+
 /** Puts the places of this test into the configuration, each of which must be there to be replaced. */
 function fill(places: Record<string, string>): string {
   return Object.entries(places).reduce((text, [shown, real]) => {
@@ -46,12 +56,17 @@ function fill(places: Record<string, string>): string {
   }, configuration);
 }
 
-const surroundings = (included: string): string => `\
+/** Several workers, each with all the files it may open, or one process that is quick to start and to kill. */
+const processes = (workers: number): string =>
+  workers === 1
+    ? "master_process off; events { worker_connections 512; }"
+    : `worker_processes ${workers}; worker_rlimit_nofile 20000; events { worker_connections 19000; }`;
+
+const surroundings = (included: string, workers: number): string => `\
 daemon off;
-master_process off;
 pid nginx.pid;
 error_log stderr warn;
-events { worker_connections 512; }
+${processes(workers)}
 http {
     access_log off;
     client_body_temp_path tmp/body;
@@ -81,36 +96,47 @@ function certificate(folder: string): { certificate: string; key: string } {
   return { certificate: pem, key };
 }
 
+type Surroundings = { inside?: string[]; host?: string; second?: string; workers?: number; plain?: boolean };
+
 export type Proxy = { url: string; stop: () => Promise<void> };
 
 /**
  * nginx in front of a service that listens at `upstream` (host:port), silent upstreams being cut off after `seconds`.
  * `inside` is a command that runs its own, such as `ip netns exec NAME`, and `host` the address that it has there.
+ * With a second node it shares them out; with `plain` it speaks http.
  */
 export async function startNginx(
   upstream: string,
   seconds: number,
-  { inside = [], host = "127.0.0.1" }: { inside?: string[]; host?: string } = {},
+  { inside = [], host = "127.0.0.1", second, workers = 1, plain = false }: Surroundings = {},
 ): Promise<Proxy> {
   const folder = temporaryFolder();
   const port = await freePort();
   const tls = certificate(folder);
   mkdirSync(join(folder, "tmp"));
+  const nodes: Record<string, string> =
+    second === undefined
+      ? { "127.0.0.1:3000": upstream }
+      : {
+          "upstream headcount {\n    server 127.0.0.1:3000;\n    keepalive 16;\n}\n": severalNodes,
+          "127.0.0.1:3001": upstream,
+          "127.0.0.1:3002": second,
+        };
   const places = {
-    "127.0.0.1:3000": upstream,
-    "listen 443 ssl": `listen ${host}:${port} ssl`,
+    ...nodes,
+    "listen 443 ssl": `listen ${host}:${port}${plain ? "" : " ssl"}`,
     "/etc/ssl/count.example.com.pem": tls.certificate,
     "/etc/ssl/count.example.com.key": tls.key,
     "proxy_read_timeout 60s": `proxy_read_timeout ${seconds}s`,
   };
   writeFileSync(join(folder, "headcount.conf"), fill(places));
-  writeFileSync(join(folder, "nginx.conf"), surroundings(join(folder, "headcount.conf")));
+  writeFileSync(join(folder, "nginx.conf"), surroundings(join(folder, "headcount.conf"), workers));
   const errors = Bun.file(join(folder, "error.log"));
   const command = [...inside, pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"];
   const child = adopt(Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: errors }));
-  const url = `https://${host}:${port}`;
+  const url = `${plain ? "http" : "https"}://${host}:${port}`;
   const stop = async (): Promise<void> => {
-    child.kill("SIGKILL");
+    child.kill(workers === 1 ? "SIGKILL" : "SIGTERM"); // which the workers hear of
     await child.exited;
   };
   const answers = async (): Promise<boolean> => {

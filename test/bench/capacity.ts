@@ -1,0 +1,102 @@
+/**
+ * More pages than one process may open files: two nodes, a Redis, and a load generator for each, on one machine.
+ *
+ *     npm run bench -- cluster --pages 30000 [--proxy]
+ *
+ * Every process keeps to the open files that it may have; behind nginx each page takes two of its files. Visitors come
+ * from addresses of 127.0.0.0/8, so all limits stay as they are by default.
+ */
+
+/* oxlint-disable no-await-in-loop -- one thing is measured at a time */
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { ask } from "../support/client.ts";
+import { adopt } from "../support/leftovers.ts";
+import { startNginx } from "../support/nginx.ts";
+import { endRedis, RedisServer } from "../support/redis.ts";
+import { endServices, Service } from "../support/service.ts";
+import { sleep } from "../support/waiting.ts";
+import type { Order, Report, Visit } from "./load.ts";
+
+const HOST = "bench.example";
+const ADMIN_PASSWORD = "correct horse";
+const NGINX_WORKERS = 4; // of 20,000 files each
+const CHANGES = 10;
+
+interface Crowd {
+  order(order: Order): Promise<Report>;
+  leave(): Promise<unknown>;
+}
+
+/** A load generator. Behind nginx both come from the same addresses, and half a household fits twice into the limits. */
+function gather(url: string): Crowd {
+  const visit: Visit = { url: `${url}/`, hosts: [HOST], tokens: true, paths: 1, share: 20, lanes: 32 };
+  let reply = Promise.withResolvers<Report>();
+  const load = Bun.spawn([process.execPath, join(import.meta.dirname, "load.ts"), JSON.stringify(visit)], {
+    ipc: (report: Report) => reply.resolve(report),
+    onExit: () => reply.reject(new Error("the load generator ended")),
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  adopt(load);
+  reply.promise.catch(() => {}); // deliberately empty: nobody waits for a report before the first order
+  return {
+    async order(order) {
+      reply = Promise.withResolvers();
+      load.send(order);
+      return reply.promise;
+    },
+    leave() {
+      load.kill("SIGKILL");
+      return load.exited;
+    },
+  };
+}
+
+async function print(nodes: Service[]): Promise<void> {
+  for (const { url, pid } of nodes) {
+    const authorization = `Basic ${btoa(`admin:${ADMIN_PASSWORD}`)}`;
+    const { text } = await ask(url, "GET /metrics", { headers: { authorization } });
+    const pages = /^headcount_connections (\d+)$/m.exec(text)?.[1];
+    const { json } = await ask(url, `GET /count?site=${encodeURIComponent(`https://${HOST}`)}`);
+    const memory = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024;
+    process.stdout.write(`${url} holds ${pages} pages in ${memory.toFixed(0)} MB and counts ${json.site}\n`);
+  }
+}
+
+export async function manyPages(pages: number, isProxied: boolean): Promise<void> {
+  const redis = await RedisServer.start();
+  const settings = { SITES: `https://${HOST}`, REDIS_URL: redis.url, ADMIN_PASSWORD, TRUST_PROXY: isProxied ? 1 : 0 };
+  const nodes = [await Service.start("bun", settings), await Service.start("bun", settings)] as const;
+  const options = { second: nodes[1].host, workers: NGINX_WORKERS, plain: true };
+  const nginx = isProxied ? await startNginx(nodes[0].host, 60, options) : undefined;
+  const [first, second] = nodes.map(({ url }) => gather(nginx?.url ?? url)) as [Crowd, Crowd];
+
+  const half = Math.ceil(pages / 2);
+  const joined = await first.order({ do: "join", pages: half });
+  process.stdout.write(`${half} pages joined and all show ${half} after ${(joined.ms / 1_000).toFixed(1)} s\n`);
+  const more = await second.order({ do: "join", pages: pages - half, elsewhere: half });
+  await first.order({ do: "join", pages: 0, elsewhere: pages - half });
+  process.stdout.write(
+    `${pages - half} more joined and all ${pages} show ${pages} after ${(more.ms / 1_000).toFixed(1)} s\n`,
+  );
+  await print([...nodes]);
+
+  const times: number[] = [];
+  for (let change = 1; change <= CHANGES; change += 1) {
+    await sleep(3_000); // a quiet time
+    const seen = first.order({ do: "join", pages: 0, elsewhere: pages - half + change });
+    const { ms } = await second.order({ do: "join", pages: 1, elsewhere: half });
+    times.push(Math.max(ms, (await seen).ms));
+  }
+  const sorted = times.toSorted((a, b) => a - b).map(Math.round);
+  const median = sorted[CHANGES / 2];
+  process.stdout.write(
+    `a newcomer, token and upgrade included, is on all pages after ${median} ms (at most ${sorted.at(-1)} ms)\n`,
+  );
+
+  await Promise.all([first.leave(), second.leave()]);
+  await nginx?.stop();
+  endServices();
+  await endRedis();
+}
