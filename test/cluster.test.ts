@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { ask, type Frame, type Page, Visitor } from "./support/client.ts";
 import { temporaryFolder } from "./support/leftovers.ts";
 import { pathOf, suite } from "./support/needs.ts";
+import { startNginx } from "./support/nginx.ts";
 import { endRedis, RedisServer } from "./support/redis.ts";
 import { refuseToStart, type Runtime, Service, type Settings } from "./support/service.ts";
 import { sleep, until, within } from "./support/waiting.ts";
@@ -376,6 +377,35 @@ suite("cluster: TLS", ["redis-server", "openssl"], () => {
     expect(trusted).toBe(false);
     await end(nodes);
   });
+});
+
+suite("cluster: nginx", ["redis-server", "nginx", "openssl"], () => {
+  scenario(
+    "cluster: behind the README's nginx, pages are shared out, and a killed node's come back by the other",
+    async () => {
+      const redis = await RedisServer.start();
+      const nodes = await startNodes(redis, ["bun", "bun"], { TRUST_PROXY: 1 });
+      const [dies, stays] = nodes as [Service, Service];
+      const nginx = await startNginx(dies.host, 60, { second: stays.host });
+      const visitors = Array.from({ length: 20 }, () => new Visitor(nginx.url, ORIGIN));
+      const pages: Page[] = [];
+      for (const visitor of visitors) pages.push(await visitor.open());
+      await allShow(pages, { site: 20 }, 2_000);
+      const held = await Promise.all(nodes.map((node) => metric(node, "headcount_connections")));
+      expect(held.reduce((sum, count) => sum + count)).toBe(20);
+      expect(Math.min(...held)).toBeGreaterThanOrEqual(5);
+      const watcher = await newVisitor(stays).open("/", { observe: true });
+      await dies.stop("SIGKILL");
+      await until("the killed node's pages are closed", () => pages.filter(({ open }) => !open).length === held[0]);
+      const low = lowest([watcher]);
+      for (const [index, visitor] of visitors.entries()) if (!pages[index]!.open) await visitor.open();
+      await sleep(15_000); // longer than the lease of the node that died
+      expect([watcher.now.site, Math.min(low(), 20)]).toEqual([20, 20]);
+      expect(await metric(stays, "headcount_connections")).toBe(21);
+      await nginx.stop();
+      await end(nodes);
+    },
+  );
 });
 
 /** A page that comes back as the widget does, to the next node behind the load balancer. */
