@@ -44,6 +44,15 @@ class Model {
     for (const one of this.open.filter((other) => other.node === node)) this.open.splice(this.open.indexOf(one), 1);
   }
 
+  /** On how many nodes each member of a site is, as Redis keeps it. */
+  refs(site: string): Record<string, string> {
+    const nodes = new Map<string, Set<number>>();
+    for (const one of this.open.filter((other) => other.site === site))
+      for (const member of [one.visitor, `${one.visitor} ${one.page}`])
+        nodes.set(member, (nodes.get(member) ?? new Set()).add(one.node));
+    return Object.fromEntries(Array.from(nodes, ([member, on]) => [member, String(on.size)]));
+  }
+
   get numbers(): Record<string, number> {
     const all = SITES.flatMap((site) =>
       [undefined, ...PAGES].map((page) => [`${site} ${page ?? ""}`, this.count(site, page)] as const),
@@ -262,9 +271,15 @@ class Cluster {
         }
     }
     const found: Record<string, number> = {};
-    for (const site of SITES)
-      for (const [page, total] of Object.entries(await this.#redis.client.hgetall(`headcount:{${site}}:totals`)))
-        if (page !== "\n") found[`${site} ${page}`] = Number(total);
+    for (const site of SITES) {
+      const [totals, refs] = await Promise.all(
+        ["totals", "refs"].map((key) => this.#redis.client.hgetall(`headcount:{${site}}:${key}`)),
+      );
+      for (const [page, total] of Object.entries(totals!)) if (page !== "\n") found[`${site} ${page}`] = Number(total);
+      const { "\n": _epoch, ...members } = refs!;
+      if (!Bun.deepEquals(members, this.model.refs(site)))
+        return `Redis has ${JSON.stringify(members)}, not ${JSON.stringify(this.model.refs(site))} on ${site}`;
+    }
     return Bun.deepEquals(found, expected)
       ? ""
       : `Redis says ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`;
