@@ -6,7 +6,7 @@
  *     npm run bench -- curve               1k, 5k, 10k and 19k pages
  *     npm run bench -- sites               1, 100 and 10,000 sites with the same 10,000 pages
  *     npm run bench -- page                what the tag costs a page that carries it, in Chromium
- *     npm run bench -- cluster             what several nodes cost Redis (2 minutes)
+ *     npm run bench -- cluster             what several nodes cost Redis (2 minutes; --nodes 1,3)
  *     npm run bench -- cluster --pages 30000         so many pages on two nodes (--proxy: behind nginx)
  *     npm run bench -- --pages 5000 --rounds 1 --idle 0
  *
@@ -77,6 +77,8 @@ const { values, positionals } = parseArgs({
     paths: { type: "string", default: "1" },
     /** "floor" or "service": that one alone. */
     only: { type: "string" },
+    /** With `cluster`: on so many nodes, one number after the other. */
+    nodes: { type: "string", default: "1,3" },
     /** With `cluster --pages`: the pages come through nginx. */
     proxy: { type: "boolean", default: false },
   },
@@ -367,6 +369,6 @@ process.on("exit", () => {
 
 if (positionals.includes("page")) await benchPage(rounds);
 else if (!positionals.includes("cluster")) await main();
-else if (values.pages === undefined) await cluster();
+else if (values.pages === undefined) await cluster(values.nodes.split(",").map(Number));
 else await manyPages(Number(values.pages), values.proxy);
 process.exit(0);
