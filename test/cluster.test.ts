@@ -222,6 +222,35 @@ suite("cluster", ["redis-server"], () => {
   });
 
   scenario(
+    "cluster: /count of a room elsewhere, Redis away: the last known number, stale, or 503; and no log",
+    async () => {
+      const redis = await RedisServer.start();
+      const nodes = await startNodes(redis, ["bun", "deno"], { SITES: `${SITE}, other.example, new.example` });
+      const [has, asks] = nodes as [Service, Service];
+      await newVisitor(has).open();
+      const watcher = await new Visitor(asks.url, "https://other.example").open();
+      const count = (site: string) => ask(asks.url, `GET /count?site=${site}`);
+      await until("it is counted", async () => (await count(SITE)).json.site === 1);
+      const lines = asks.logs.length;
+      await redis.kill();
+      await watcher.shows({ stale: true }, 2_000);
+      for (let n = 0; n < 200; n += 1) {
+        expect((await count(SITE)).json).toMatchObject({ site: 1, stale: true });
+        expect((await count("new.example")).status).toBe(503);
+      }
+      const authorization = `Basic ${btoa(`admin:${ADMIN_PASSWORD}`)}`;
+      expect((await ask(asks.url, "GET /dashboard/state", { headers: { authorization } })).status).toBe(200);
+      expect(asks.logs.slice(lines).map(({ event }) => event)).toEqual([expect.stringContaining("Redis is away")]);
+      await redis.begin();
+      for (let n = 0; n < 100; n += 1) {
+        expect((await count(SITE)).json.site).toBe(1);
+        await sleep(50);
+      }
+      await end(nodes);
+    },
+  );
+
+  scenario(
     "cluster: FLUSHALL and SCRIPT FLUSH: no page sees a wrong number, and all is there again within 10 s",
     async () => {
       const redis = await RedisServer.start();
