@@ -1,10 +1,10 @@
 /** A real nginx as a child process, with the configuration that the README shows and nothing of the machine's own. */
 import { mkdirSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { ask } from "./client.ts";
 import { adopt, temporaryFolder } from "./leftovers.ts";
 import { pathOf } from "./needs.ts";
+import { freePort } from "./redis.ts";
 import { until } from "./waiting.ts";
 
 /** The README has this text; proxy.test.ts fails when it does not. For a file in /etc/nginx/conf.d. */
@@ -77,15 +77,6 @@ http {
     include ${included};
 }
 `;
-
-async function freePort(): Promise<number> {
-  const { promise, resolve } = Promise.withResolvers<number>();
-  const server = createServer().listen(0, "127.0.0.1", () => {
-    const address = server.address();
-    server.close(() => resolve(typeof address === "object" && address ? address.port : 0));
-  });
-  return promise;
-}
 
 /** A self-signed certificate; the tests' client does not ask who signed it. */
 function certificate(folder: string): { certificate: string; key: string } {

@@ -88,13 +88,15 @@ export async function endRedis(): Promise<void> {
   for (const server of servers) await server.stop();
 }
 
+/** A port that nobody has, below those that the system gives to whoever asks for any: it is not gone a moment later. */
 export async function freePort(): Promise<number> {
-  const { promise, resolve } = Promise.withResolvers<number>();
-  const server = createServer().listen(0, "127.0.0.1", () => {
-    const address = server.address();
-    server.close(() => resolve(typeof address === "object" && address ? address.port : 0));
-  });
-  return promise;
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 20_000);
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const server = createServer().on("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+    if (await promise) return port;
+  }
 }
 
 function listens(port: number): Promise<boolean> {
