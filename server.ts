@@ -1097,8 +1097,9 @@ export class Journal {
   readonly #rooms: Rooms;
   readonly #sites: Sites;
   readonly #wallClock: () => number;
-  /** What the engine has not taken yet, and the last peak of each site that it has or will. */
-  #sums = new Map<string, ReadingSum>();
+  /** What the engine has not taken yet, by page and bucket, and the last peak of each site that it has or will. */
+  #sums = new Map<Room, Map<number, ReadingSum>>();
+  #kept = 0; // so many of them
   readonly #peaks = new Map<string, Peak & { site: string; taken: boolean }>();
   readonly #ownSites = new Set<string>();
   #failing = false;
@@ -1129,15 +1130,18 @@ export class Journal {
     for (const page of openPages) this.#measure(page, now);
     this.#notePeaks();
     const sums = this.#sums;
+    const readings = [...sums.values()].flatMap((buckets) => Array.from(buckets.values()));
     const peaks = [...this.#peaks.values()].filter((peak) => !peak.taken);
-    if (sums.size === 0 && peaks.length === 0) return;
+    if (readings.length === 0 && peaks.length === 0) return;
     this.#sums = new Map();
+    this.#kept = 0;
     try {
-      await this.#engine.record({ readings: [...sums.values()], peaks });
+      await this.#engine.record({ readings, peaks });
       for (const peak of peaks) peak.taken = true;
       this.#failing = false;
     } catch (error) {
-      for (const sum of sums.values()) this.#add(sum);
+      for (const [room, buckets] of sums)
+        for (const { bucket, views, seconds } of buckets.values()) this.#add(room, bucket, views, seconds);
       this.failures += 1;
       if (!this.#failing)
         log("error", "the journal cannot be written, and is tried again", { message: messageOf(error) });
@@ -1170,28 +1174,29 @@ export class Journal {
 
   /** Moves a view to the bucket that it has reached by now. */
   #measure(page: OpenPage, now: number): void {
-    const { site, page: name = "" } = page.page;
+    const { page: room, recorded } = page;
     const running = page.activeSince === undefined ? 0 : now - page.activeSince;
     const seconds = Math.min(MAX_VIEW_SECONDS, (page.readMs + running) / 1_000);
-    if (page.visitor === "" || seconds === page.recorded || !this.#keeps(site)) return;
-    const place = { site, page: name, bucket: bucketOf(seconds) };
-    const { recorded } = page;
-    if (recorded !== undefined && bucketOf(recorded) === place.bucket)
-      this.#add({ ...place, views: 0, seconds: seconds - recorded });
+    if (page.visitor === "" || seconds === recorded || !this.#keeps(room.site)) return;
+    const bucket = bucketOf(seconds);
+    if (recorded !== undefined && bucketOf(recorded) === bucket) this.#add(room, bucket, 0, seconds - recorded);
     else {
-      if (recorded !== undefined) this.#add({ ...place, bucket: bucketOf(recorded), views: -1, seconds: -recorded });
-      this.#add({ ...place, views: 1, seconds });
+      if (recorded !== undefined) this.#add(room, bucketOf(recorded), -1, -recorded);
+      this.#add(room, bucket, 1, seconds);
     }
     page.recorded = seconds;
   }
 
-  #add({ site, page, bucket, views, seconds }: ReadingSum): void {
-    const key = `${site} ${page} ${bucket}`; // a site's name has no space in it
-    const sum = this.#sums.get(key);
+  #add(room: Room, bucket: number, views: number, seconds: number): void {
+    const sums = this.#sums.get(room) ?? new Map<number, ReadingSum>();
+    const sum = sums.get(bucket);
     if (sum !== undefined) {
       sum.views += views;
       sum.seconds += seconds;
-    } else if (this.#sums.size < MAX_SUMS) this.#sums.set(key, { site, page, bucket, views, seconds });
+    } else if (this.#kept < MAX_SUMS) {
+      this.#kept += 1;
+      this.#sums.set(room, sums.set(bucket, { site: room.site, page: room.page ?? "", bucket, views, seconds }));
+    }
   }
 
   /** Notes for each site the highest count since the last time, in the minute that it is now. */
