@@ -144,6 +144,7 @@ function faults(runtime: Runtime): void {
 
       const stoppedAt = performance.now();
       const stopped = it.service.stop();
+      const readiness = statusesUntilGone(it.url, "GET /readyz");
       const ends = await Promise.all(visitors.map(({ page }) => page.ends(10_000)));
       const restart = async (): Promise<number> => {
         expect(await stopped).toBe(0);
@@ -164,6 +165,7 @@ function faults(runtime: Runtime): void {
       );
       const exitMs = await restarted;
       expect(exitMs).toBeLessThan(10_000);
+      expect(new Set(await readiness)).toEqual(new Set([503]));
       const present = population - leavers + 1; // with the one who watches; the first watcher has not come back
       await until("those who left are gone", () => seen.at(-1) === present, 30_000);
       expect(Math.min(...seen.slice(seen.indexOf(population + 2)))).toBe(present);
@@ -387,6 +389,16 @@ function faults(runtime: Runtime): void {
 }
 
 // -------------------------------------------------------------------------------------------------------------- helpers
+
+/** What is answered again and again, from when it is no longer 200 until nobody answers. */
+async function statusesUntilGone(url: string, route: string): Promise<number[]> {
+  const statuses: number[] = [];
+  for (;; await sleep(5)) {
+    const answer = await ask(url, route).catch(() => undefined);
+    if (answer === undefined) return statuses;
+    if (statuses.length > 0 || answer.status !== 200) statuses.push(answer.status);
+  }
+}
 
 /** What the widget does after a close: a token, a socket, and again after a while if there is none. */
 async function comeBack(visitor: Visitor): Promise<Page> {
