@@ -29,6 +29,9 @@ import { once, sleep, until } from "./support/waiting.ts";
 setDefaultTimeout(280_000);
 afterAll(endServices);
 
+/** How many addresses ask for tokens (18.); a million take some minutes. */
+const addresses = Number(process.env["ADDRESSES"] ?? 60_000);
+
 /** Where the runtimes differ, and why. All measured on Bun 1.4.5 and Deno 2.9.5; the README names them. */
 const differences = {
   /** Deno reads a fragmented message to its end, however long; Bun closes it at maxPayloadLength. */
@@ -453,21 +456,29 @@ function hostile(runtime: Runtime): void {
     await it.survives();
   });
 
-  test("18. more addresses than the limiter remembers, and a flood of tokens, leave memory capped", () =>
-    alone(async () => {
-      const it = await own({ TRUST_PROXY: 1, MAX_TOKENS_PER_IP: 5, MAX_VISITORS_PER_IP: 5 });
-      const peak = await tokenFlood(
-        it,
-        60_000,
-        (at) => `2001:db8:${(at >> 8).toString(16)}:${(at & 255).toString(16)}::1`,
-      );
-      expect(peak).toBeLessThan(it.memoryBefore + 150);
-      await tokenFlood(it, 20_000, () => "198.51.100.77");
-      expect((await it.visitor({ "x-forwarded-for": "198.51.100.77" }).token()).status).toBe(403);
-      await it.survives(0, 20_000, 120); // full tables are kept: that is their cap
-      const mb = [it.memoryBefore, peak, memoryOf(it.service.pid)].map((value) => value.toFixed(0));
-      figure(runtime, `80,000 tokens, 60,000 addresses: ${mb.join(" → ")} MB (before, peak, after)`);
-    }));
+  test(
+    "18. more addresses than the limiter remembers, and a flood of tokens, leave memory capped",
+    () =>
+      alone(async () => {
+        const it = await own({ TRUST_PROXY: 1, MAX_TOKENS_PER_IP: 5, MAX_VISITORS_PER_IP: 5 });
+        const peak = await tokenFlood(
+          it,
+          addresses,
+          (at) => `2001:db8:${(at >> 8).toString(16)}:${(at & 255).toString(16)}::1`,
+        );
+        const slack = addresses > 100_000 ? 450 : 150; // Deno collects late: it was flat from 800,000 addresses on
+        expect(peak).toBeLessThan(it.memoryBefore + slack);
+        await tokenFlood(it, 20_000, () => "198.51.100.77");
+        expect((await it.visitor({ "x-forwarded-for": "198.51.100.77" }).token()).status).toBe(403);
+        await it.survives(0, 20_000, 120); // full tables are kept: that is their cap
+        const mb = [it.memoryBefore, peak, memoryOf(it.service.pid)].map((value) => value.toFixed(0));
+        figure(
+          runtime,
+          `a token each for ${addresses} addresses, and 20,000: ${mb.join(" → ")} MB (before, peak, after)`,
+        );
+      }),
+    280_000 + addresses,
+  );
 
   test("19. slow request heads and bodies are closed within 15 s", async () => {
     const it = await ordeal();
