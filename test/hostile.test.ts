@@ -356,7 +356,7 @@ function hostile(runtime: Runtime): void {
     expect(page.open).toBe(true);
     for (let sent = 0; sent < 5; sent++) {
       page.send({ active: true });
-      await sleep(50); // Deno drops the close frame when there is more to read
+      await Promise.race([page.ends(), sleep(500)]); // Deno drops the close frame when there is more to read
     }
     expect((await page.ends()).code).toBe(1008);
     await it.survives();
@@ -418,15 +418,10 @@ function hostile(runtime: Runtime): void {
     victim.send({ page: "/boom" });
     expect((await it.visitor().token({ page: "/boom" })).status).toBe(500);
     expect((await it.visitor().token({ page: "/boom" })).text).not.toMatch(/boom|server\.[jt]s/);
-    const errors = await until("they are logged", () => {
-      const logged = it.service.logs.filter(({ level }) => level === "error");
-      return logged.length === 3 ? logged : undefined;
-    });
-    expect(errors?.map(({ message }) => message)).toEqual([
-      "boom \r\n\u001b[31m",
-      "boom \r\n\u001b[31m",
-      "boom \r\n\u001b[31m",
-    ]);
+    const messages = () => it.service.logs.flatMap(({ level, message }) => (level === "error" ? message : []));
+    await until("it is logged", () => messages().length > 0);
+    await it.survives(1);
+    expect(messages()).toEqual(["boom \r\n\u001b[31m"]); // three times in ten seconds, and said once
     forgive(it.service, /^unexpected error$/);
     victim.vanish();
     await it.survives();

@@ -430,6 +430,18 @@ describe("routes", () => {
     expect((await history("quarter")).step).toBe(180);
   });
 
+  test("routes: while the service drains it is alive but not ready, and newcomers are told when to come back", async () => {
+    const { request, pages, ticket, connect, admitted, token } = setUp();
+    await connect(await ticket());
+    const drained = pages.drain();
+    expect((await request("/healthz")).status).toBe(200);
+    expect((await request("/readyz")).status).toBe(503);
+    const refused = await token();
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
+    for (const page of admitted) pages.closed(page);
+    await drained;
+  });
+
   test("routes: an unexpected failure is a problem without a stack trace", async () => {
     const { app, ticket } = setUp();
     const headers = { Upgrade: "websocket", Origin: "https://example.com", Host: "count.example" };
