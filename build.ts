@@ -66,7 +66,9 @@ function service(entry: string, assets: Record<string, string>): string {
     external: ["bun", "bun:*"],
     define: { BUNDLED: JSON.stringify(assets) },
     // CommonJS packages ask for runtime modules by `require`, which a module does not have on Deno.
-    banner: { js: 'import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);' },
+    banner: {
+      js: '#!/usr/bin/env bun\nimport { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);',
+    },
   });
 }
 

@@ -1,23 +1,32 @@
 /** The service as one file: copied into an empty folder, with nothing of this project beside it. */
 import { expect, test } from "bun:test";
-import { copyFileSync, readdirSync } from "node:fs";
+import { chmodSync, copyFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { adopt, temporaryFolder } from "./support/leftovers.ts";
-import { runtimes } from "./support/service.ts";
 
 const root = join(import.meta.dir, "..");
 
-const commands = { bun: ["bun"], deno: ["deno", "run", "--allow-net", "--allow-env", "--allow-read", "--allow-write"] };
+const programs = join(root, "node_modules/.bin");
+const commands = {
+  bun: ["bun", "server.js"],
+  deno: ["deno", "run", "--allow-net", "--allow-env", "--allow-read", "--allow-write", "server.js"],
+  "as npm's command": ["./server.js"],
+};
 
-for (const runtime of runtimes)
-  test(`bundle (${runtime}): server.js runs alone in an empty folder, its pages and scripts inside`, async () => {
+for (const [name, [program = "", ...rest]] of Object.entries(commands))
+  test(`bundle (${name}): server.js runs alone in an empty folder, its pages and scripts inside`, async () => {
     const folder = temporaryFolder();
     copyFileSync(join(root, "dist/server.js"), join(folder, "server.js"));
-    const [program = "", ...rest] = commands[runtime];
+    chmodSync(join(folder, "server.js"), 0o755); // as npm does with what package.json names in "bin"
     const child = adopt(
-      Bun.spawn([join(root, "node_modules/.bin", program), ...rest, "server.js"], {
+      Bun.spawn([program.startsWith(".") ? program : join(programs, program), ...rest], {
         cwd: folder,
-        env: { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "/tmp", PORT: "0", HOST: "127.0.0.1" },
+        env: {
+          PATH: `${programs}:${process.env["PATH"]}`,
+          HOME: process.env["HOME"] ?? "/tmp",
+          PORT: "0",
+          HOST: "127.0.0.1",
+        },
         stdout: "pipe",
         stderr: "inherit",
       }),
