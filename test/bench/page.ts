@@ -28,9 +28,10 @@ const USER_AGENT =
   "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
 const FLAGS = ["--no-sandbox", "--headless=new", "--disable-gpu", "--disable-background-networking", "--no-first-run"];
 
-/** The documentation, with the tag where the path begins with `/tagged`. */
+/** The documentation, with the tag at `/tagged`. Each has a script of its own, or the tag would pay for a first one. */
 function serve(tag: string) {
-  const text = readFileSync(join(pathOf("npm's HTML documentation"), "commands/npm-ls.html"), "utf8");
+  const file = join(pathOf("npm's HTML documentation"), "commands/npm-ls.html");
+  const text = readFileSync(file, "utf8").replace("<body>", "<body><script>document.title += new Date();</script>");
   const headers = { "content-type": "text/html" };
   const fetch = ({ url }: Request): Response =>
     new Response(new URL(url).pathname === "/tagged" ? text.replace("<h1", `${tag}\n<h1`) : text, { headers });
