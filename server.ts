@@ -25,7 +25,8 @@
  */
 
 import { createHash, createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
-import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync } from "node:fs";
+import { devNull } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { DatabaseSync } from "node:sqlite";
@@ -109,7 +110,8 @@ export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: nu
 export function readSettings(environment: Record<string, string | undefined>): Settings {
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
   const { success, output, issues } = v.safeParse(Environment, given);
-  if (success) return { ...output, MAX_CONNECTIONS: output.MAX_CONNECTIONS ?? Math.floor(openFilesLimit() * 0.9) };
+  const most = Math.floor((OPEN_FILES === Infinity ? TRIED_FILES : OPEN_FILES) * 0.9);
+  if (success) return { ...output, MAX_CONNECTIONS: output.MAX_CONNECTIONS ?? most };
   const wrong = new Map(issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
   throw new Error(
     [...wrong].map(([name, what]) => `Cannot read ${name}: ${shown(name, given[name])} is not ${what}`).join("\n"),
@@ -119,15 +121,6 @@ export function readSettings(environment: Record<string, string | undefined>): S
 /** A value as it may stand in a log: quoted and escaped, and nothing of a secret but its length. */
 const shown = (name: string, value = "") =>
   /SECRET|PASSWORD|URL/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
-
-/** How many files this process may open; where the system does not tell (macOS, Deno without --allow-all), 10,000. */
-function openFilesLimit(): number {
-  try {
-    return Number(/Max open files\s+(\d+)/.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? 10_000);
-  } catch {
-    return 10_000; // deliberately quiet: a guess serves, and running out of files is survived anyway
-  }
-}
 
 /** Writes a line for an event: words on a terminal, JSON elsewhere. Values are escaped, so that nobody forges a line. */
 export function log(level: "info" | "warn" | "error", event: string, fields: Record<string, unknown> = {}): void {
@@ -159,6 +152,48 @@ function contain<Args extends unknown[]>(callback: (...args: Args) => void): (..
       report(error);
     }
   };
+}
+
+const TRIED_FILES = 10_000; // which takes a tenth of a second
+const SPARE_FILES = 50;
+
+/** How many files this process may open, as the system tells or as is found out; Infinity when that is unknown. */
+function openFilesLimit(): number {
+  try {
+    return Number(/Max open files\s+(\d+)/.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? Infinity);
+  } catch {
+    return tryFiles(); // macOS, Deno without --allow-all
+  }
+}
+
+/** Whoever may open 10,000 may, for all that is known, open more. */
+function tryFiles(): number {
+  const files: number[] = [];
+  try {
+    while (files.length < TRIED_FILES) files.push(openSync(devNull, "r"));
+    return Infinity;
+  } catch (error) {
+    return noFileLeft(error) ? (files.at(-1) ?? 0) + 1 : Infinity;
+  } finally {
+    files.forEach((file) => closeSync(file));
+  }
+}
+
+const noFileLeft = (error: unknown) => /EMFILE|ENFILE/.test(messageOf(error));
+const OPEN_FILES = openFilesLimit();
+
+/**
+ * True when nearly all files that may be open are open; the others are for answers. The system gives out the lowest free
+ * number, so a high one tells that all below it are taken: to ask costs 4 µs, however many they are.
+ */
+function isOutOfFiles(): boolean {
+  try {
+    const file = openSync(devNull, "r");
+    closeSync(file);
+    return file >= Math.min(OPEN_FILES * 0.95, OPEN_FILES - SPARE_FILES);
+  } catch (error) {
+    return noFileLeft(error);
+  }
 }
 
 // ── Names and addresses ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -379,7 +414,7 @@ const REFUSALS = {
   address_pages: [429, "Too many open pages", "This address has all the pages open it may (MAX_PAGES_PER_IP)", 30],
   journal: [503, "Not available now", "The journal cannot be read at this moment", 30],
   error: [500, "Internal error", "The service has noted what went wrong"],
-  full: [503, "Full", "This service has all the pages open that it may (MAX_CONNECTIONS)", 30],
+  full: [503, "Full", "This service has all the pages or files open that it may (MAX_CONNECTIONS)", 30],
   draining: [503, "Restarting", "This service is about to restart", 5],
 } as const satisfies Record<string, readonly [status: number, title: string, detail: string, retryAfter?: number]>;
 
@@ -444,7 +479,7 @@ export class Guard {
 
   /** Whether one more page may open: `pages` are the visitor's open ones, `connections` everybody's. */
   onePageMore(key: string, pages: number, connections: number): Reason | undefined {
-    if (connections >= this.#settings.MAX_CONNECTIONS) return "full";
+    if (connections >= this.#settings.MAX_CONNECTIONS || isOutOfFiles()) return "full";
     if (pages >= this.#settings.MAX_PAGES_PER_VISITOR) return "visitor_pages";
     return (this.#openPages.get(key) ?? 0) >= this.#settings.MAX_PAGES_PER_IP ? "address_pages" : undefined;
   }
@@ -1641,6 +1676,7 @@ function createDesk(parts: Parts) {
     const isQuestion = reason === "password" && c.req.header("authorization") === undefined; // as browsers ask first
     if (!isQuestion) metrics.refusals.inc({ reason });
     if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
+    if (reason === "full") c.header("Connection", "close"); // its file is wanted
     if (status === 426) c.header("Upgrade", "websocket");
     if (status === 401) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
     const problem = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? meaning };
@@ -2003,7 +2039,7 @@ const serveOnDeno: Serve = (app, pages, settings) => {
       } catch (again) {
         retry(again, port);
       }
-    }, 1_000);
+    }, 100);
   };
   return serve(settings.PORT);
 };
