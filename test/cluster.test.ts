@@ -14,13 +14,12 @@ import { sleep, until, within } from "./support/waiting.ts";
 
 const SITE = "shop.example";
 const ORIGIN = `https://${SITE}`;
-const ADMIN_PASSWORD = "correct horse";
 const ROLLING = Number(process.env["ROLLING"] ?? 1_000); // open pages under the rolling restart
 
 /** One machine plays everybody here. */
 const settings: Settings = {
   SITES: SITE,
-  ADMIN_PASSWORD,
+  ADMIN_PASSWORD: "correct horse",
   GRACE_SECONDS: 1,
   HEARTBEAT_SECONDS: 120,
   MAX_PAGES_PER_VISITOR: 1_000,
@@ -58,12 +57,6 @@ function lowest(pages: Page[]): () => number {
   const from = pages.map((page) => page.frames.length);
   return () =>
     Math.min(...pages.flatMap((page, index) => page.frames.slice(from[index]).flatMap(({ site }) => site ?? [])));
-}
-
-async function metric(node: Service, name: string): Promise<number> {
-  const authorization = `Basic ${btoa(`admin:${ADMIN_PASSWORD}`)}`;
-  const { text } = await ask(node.url, "GET /metrics", { headers: { authorization } });
-  return Number(new RegExp(`^${name} (\\S+)$`, "m").exec(text)?.[1]);
 }
 
 /** Stopping and killing nodes is what this file does; what they must not do is complain. */
@@ -208,8 +201,8 @@ suite("cluster", ["redis-server"], () => {
       expect(performance.now() - from).toBeLessThan(500); // by now it is known
       expect((await ask(node.url, "GET /readyz")).text).toBe("ok, stale");
       expect((await ask(node.url, "GET /readyz")).status).toBe(200);
-      expect(await metric(node, "headcount_stale")).toBe(1);
-      expect(await metric(node, "headcount_engine_errors_total")).toBeGreaterThan(0);
+      expect(await node.metric("headcount_stale")).toBe(1);
+      expect(await node.metric("headcount_engine_errors_total")).toBeGreaterThan(0);
       expect((await ask(node.url, `GET /count?site=${SITE}`)).json.site).toBe(12);
     }
     await sleep(6_000);
@@ -238,7 +231,7 @@ suite("cluster", ["redis-server"], () => {
         expect((await count(SITE)).json).toMatchObject({ site: 1, stale: true });
         expect((await count("new.example")).status).toBe(503);
       }
-      const authorization = `Basic ${btoa(`admin:${ADMIN_PASSWORD}`)}`;
+      const { authorization } = asks;
       expect((await ask(asks.url, "GET /dashboard/state", { headers: { authorization } })).status).toBe(200);
       expect(asks.logs.slice(lines).map(({ event }) => event)).toEqual([expect.stringContaining("Redis is away")]);
       await redis.begin();
@@ -420,7 +413,7 @@ suite("cluster: nginx", ["redis-server", "nginx", "openssl"], () => {
       const pages: Page[] = [];
       for (const visitor of visitors) pages.push(await visitor.open());
       await allShow(pages, { site: 20 }, 2_000);
-      const held = await Promise.all(nodes.map((node) => metric(node, "headcount_connections")));
+      const held = await Promise.all(nodes.map((node) => node.metric("headcount_connections")));
       expect(held.reduce((sum, count) => sum + count)).toBe(20);
       expect(Math.min(...held)).toBeGreaterThanOrEqual(5);
       const watcher = await newVisitor(stays).open("/", { observe: true });
@@ -430,7 +423,7 @@ suite("cluster: nginx", ["redis-server", "nginx", "openssl"], () => {
       for (const [index, visitor] of visitors.entries()) if (!pages[index]!.open) await visitor.open();
       await sleep(15_000); // longer than the lease of the node that died
       expect([watcher.now.site, Math.min(low(), 20)]).toEqual([20, 20]);
-      expect(await metric(stays, "headcount_connections")).toBe(21);
+      expect(await stays.metric("headcount_connections")).toBe(21);
       await nginx.stop();
       await end(nodes);
     },

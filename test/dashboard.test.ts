@@ -112,7 +112,7 @@ suite("dashboard", ["chromium"], () => {
       const refused = await ask(service.url, `GET ${path}`);
       expect(refused.status).toBe(401);
       expect(refused.headers.get("www-authenticate")).toMatch(/^Basic /);
-      const authorization = `Basic ${btoa(`admin:${password}`)}`;
+      const { authorization } = service;
       expect((await ask(service.url, `GET ${path}`, { headers: { authorization } })).status).toBe(200);
     }
   });

@@ -17,7 +17,6 @@ import { sleep, until } from "./support/waiting.ts";
 setDefaultTimeout(280_000);
 
 const site = "own.example";
-const password = "a password for tests";
 const proxies: Proxy[] = [];
 
 afterAll(async () => {
@@ -44,11 +43,7 @@ for (const runtime of runtimes) describe.concurrent(`hostile (${runtime}):`, () 
 
 function faults(runtime: Runtime): void {
   const own = async (settings: Settings = {}, launch: Launch = {}): Promise<Ordeal> => {
-    const service = await Service.start(
-      runtime,
-      { ...unlimited, SITES: site, ADMIN_PASSWORD: password, ...settings },
-      launch,
-    );
+    const service = await Service.start(runtime, { ...unlimited, SITES: site, ...settings }, launch);
     return Ordeal.begin(service, site);
   };
 
@@ -199,11 +194,7 @@ function faults(runtime: Runtime): void {
   // -------------------------------------------------------------------------------------------------------- disk
 
   /** The journal's errors so far. */
-  const journalErrors = async (it: Ordeal): Promise<number> => {
-    const authorization = `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
-    const { text } = await ask(it.url, "GET /metrics", { headers: { authorization } });
-    return Number(/^headcount_journal_errors_total (\d+)/m.exec(text)?.[1]);
-  };
+  const journalErrors = ({ service }: Ordeal): Promise<number> => service.metric("headcount_journal_errors_total");
   const views = async (it: Ordeal): Promise<number> =>
     (await ask(it.url, `GET /reading?site=${site}`)).json?.pages?.reduce(
       (sum: number, page: any) => sum + page.views,

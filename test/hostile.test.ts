@@ -7,7 +7,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect } from "node:net";
 import { type Claims, EmbeddedEngine, Guard, Journal, Pages, readSettings, Rooms, Signer, Sites } from "../server.ts";
 import { fuzz } from "./fuzz.ts";
-import { ask, encodeFrame, type Page, upgrade, userAgent, Visitor } from "./support/client.ts";
+import { ask, authorizationOf, encodeFrame, type Page, upgrade, userAgent, Visitor } from "./support/client.ts";
 import {
   alone,
   crowd,
@@ -656,7 +656,7 @@ function hostile(runtime: Runtime): void {
       async () => (await ask(it.url, "GET /reading?site=own.example")).json.pages.length > 5_000,
       15_000,
     );
-    expect(await rooms(it)).toBe(1);
+    expect(await it.service.metric("headcount_pages_online")).toBe(1);
   });
 
   test("beyond: sites invented by Host and Origin are let go, and the journal keeps no more than a hundred", async () => {
@@ -669,10 +669,10 @@ function hostile(runtime: Runtime): void {
     });
     await sleep(6_000); // the journal is written every 5 s
     const sites = /headcount_visitors_online\{/g;
-    expect((await metrics(it)).match(sites)?.length).toBeLessThanOrEqual(100);
+    expect((await it.service.metrics()).match(sites)?.length).toBeLessThanOrEqual(100);
     pages.forEach((page: Page) => page.vanish());
     await it.survives();
-    await until("the sites are let go", async () => (await metrics(it)).match(sites)?.length === 1, 10_000);
+    await until("the sites are let go", async () => (await it.service.metrics()).match(sites)?.length === 1, 10_000);
     const { Database } = await import("bun:sqlite");
     const kept = new Database(`${folder}/headcount.db`, { readonly: true })
       .query("SELECT count(DISTINCT site) AS sites FROM history")
@@ -716,11 +716,8 @@ function hostile(runtime: Runtime): void {
 
   test("beyond: guesses at the dashboard's password are cut off after ten", async () => {
     const it = await own({ ADMIN_PASSWORD: "the right password" });
-    const basic = (password: string) => ({
-      authorization: `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`,
-    });
     const guess = async (path: string, password: string) =>
-      (await ask(it.url, `GET ${path}`, { headers: basic(password) })).status;
+      (await ask(it.url, `GET ${path}`, { headers: { authorization: authorizationOf(password) } })).status;
     for (const odd of ["Basic", "Basic !", "Bearer x", `Basic ${"A".repeat(9000)}`])
       expect((await ask(it.url, "GET /metrics", { headers: { authorization: odd } })).status).toBe(401);
     for (let at = 0; at < 6; at++)
@@ -852,18 +849,7 @@ function expectThat(what: string, status: number | undefined, fits: (status: num
 /** Runs before the service: from here on a page named boom makes whoever looks at it throw. */
 const faulty = new URL("support/faulty.ts", import.meta.url).pathname;
 
-const metrics = async ({ url, service }: Ordeal): Promise<string> => {
-  const password =
-    service.settings["ADMIN_PASSWORD"] ?? service.logs.find(({ event }) => event === "ready")?.["password"];
-  const authorization = `Basic ${Buffer.from(`admin:${String(password)}`).toString("base64")}`;
-  return (await ask(url, "GET /metrics", { headers: { authorization, "x-forwarded-for": "203.0.113.1" } })).text;
-};
-
-const connections = async (it: Ordeal): Promise<number> =>
-  Number(/^headcount_connections (\d+)/m.exec(await metrics(it))?.[1]);
-
-const rooms = async (it: Ordeal): Promise<number> =>
-  Number(/^headcount_pages_online\{.*\} (\d+)/m.exec(await metrics(it))?.[1]);
+const connections = ({ service }: Ordeal): Promise<number> => service.metric("headcount_connections");
 
 /** Asks for tokens over few connections, each from the address that `addressOf` names; the highest memory on the way. */
 async function tokenFlood(it: Ordeal, requests: number, addressOf: (at: number) => string): Promise<number> {

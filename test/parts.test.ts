@@ -17,6 +17,7 @@ import {
   Signer,
   Sites,
 } from "../server.ts";
+import { authorizationOf } from "./support/client.ts";
 
 describe("settings", () => {
   test("settings: an empty environment gives the documented defaults", () => {
@@ -358,15 +359,13 @@ describe("routes", () => {
     expect((await token()).status).toBe(429);
   });
 
-  const authorization = (password: string) => `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
-
   test("routes: the operator's pages want the password, and ten wrong ones are enough", async () => {
     const { request } = setUp();
     const asked = await request("/dashboard");
     expect(asked.status).toBe(401);
     expect(asked.headers.get("www-authenticate")).toStartWith("Basic ");
     const give = async (path: string, password: string, address?: string) =>
-      (await request(path, { headers: { Authorization: authorization(password) } }, address)).status;
+      (await request(path, { headers: { Authorization: authorizationOf(password) } }, address)).status;
     for (const path of ["/dashboard", "/dashboard/state", "/metrics"]) {
       expect(await give(path, "correct horse")).toBe(200);
       expect((await request(path)).headers.get("access-control-allow-origin")).toBeNull();
@@ -381,7 +380,7 @@ describe("routes", () => {
     await connect(await ticket());
     await token({}, { Origin: "https://evil.example" });
     await token({}, { Origin: "https://evil.example" });
-    const response = await request("/metrics", { headers: { Authorization: authorization("correct horse") } });
+    const response = await request("/metrics", { headers: { Authorization: authorizationOf("correct horse") } });
     expect(response.headers.get("content-type")).toStartWith("text/plain; version=0.0.4");
     const lines = (await response.text()).split("\n");
     for (const line of [
@@ -418,7 +417,7 @@ describe("routes", () => {
     const peaks = [0, 1, 50, 2_000].map((ago) => ({ site: "example.com", minute: now - ago, peak: 5 + ago }));
     await engine.record({ readings: [], peaks });
     const history = async (range: string) => {
-      const headers = { Authorization: authorization("correct horse") };
+      const headers = { Authorization: authorizationOf("correct horse") };
       const response = await request(`/dashboard/history?site=example.com&range=${range}`, { headers });
       return (await response.json()) as { step: number; to: number; points: { minute: number; peak: number }[] };
     };

@@ -20,7 +20,6 @@ import { sleep } from "../support/waiting.ts";
 import type { Order, Report, Visit } from "./load.ts";
 
 const HOST = "bench.example";
-const ADMIN_PASSWORD = "correct horse";
 const NGINX_WORKERS = 4; // of 20,000 files each
 const CHANGES = 10;
 
@@ -54,10 +53,9 @@ function gather(url: string): Crowd {
 }
 
 async function print(nodes: Service[]): Promise<void> {
-  for (const { url, pid } of nodes) {
-    const authorization = `Basic ${btoa(`admin:${ADMIN_PASSWORD}`)}`;
-    const { text } = await ask(url, "GET /metrics", { headers: { authorization } });
-    const pages = /^headcount_connections (\d+)$/m.exec(text)?.[1];
+  for (const node of nodes) {
+    const { url, pid } = node;
+    const pages = await node.metric("headcount_connections");
     const { json } = await ask(url, `GET /count?site=${encodeURIComponent(`https://${HOST}`)}`);
     const memory = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024;
     process.stdout.write(`${url} holds ${pages} pages in ${memory.toFixed(0)} MB and counts ${json.site}\n`);
@@ -66,7 +64,7 @@ async function print(nodes: Service[]): Promise<void> {
 
 export async function manyPages(pages: number, isProxied: boolean): Promise<void> {
   const redis = await RedisServer.start();
-  const settings = { SITES: `https://${HOST}`, REDIS_URL: redis.url, ADMIN_PASSWORD, TRUST_PROXY: isProxied ? 1 : 0 };
+  const settings = { SITES: `https://${HOST}`, REDIS_URL: redis.url, TRUST_PROXY: isProxied ? 1 : 0 };
   const nodes = [await Service.start("bun", settings), await Service.start("bun", settings)] as const;
   const options = { second: nodes[1].host, workers: NGINX_WORKERS, plain: true };
   const nginx = isProxied ? await startNginx(nodes[0].host, 60, options) : undefined;

@@ -9,6 +9,9 @@ import { sleep, within } from "./waiting.ts";
 /** An ordinary browser; the service refuses crawlers and headless browsers by name. */
 export const userAgent = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
+/** What a browser sends once the operator has given it their password. */
+export const authorizationOf = (password: string): string => `Basic ${btoa(`admin:${password}`)}`;
+
 export type Headers_ = Record<string, string | undefined>;
 export type Request_ = { headers?: Headers_; body?: string | Uint8Array | undefined; from?: string | undefined };
 

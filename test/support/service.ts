@@ -1,5 +1,6 @@
 /** The service as its owner runs it: a child process on Bun or Deno, known by its environment, logs and signals. */
 import { join } from "node:path";
+import { ask, authorizationOf } from "./client.ts";
 import { adopt } from "./leftovers.ts";
 import { within } from "./waiting.ts";
 
@@ -98,6 +99,22 @@ export class Service {
   /** Starts it again after `stop`, at the same address and with the same data, as a supervisor would. */
   async start(): Promise<void> {
     await this.#run({ PORT: new URL(this.url).port });
+  }
+
+  /** Of its operator, whose password is set, or was made for this run and logged. */
+  get authorization(): string {
+    const made = this.logs.findLast(({ event }) => event === "ready")?.["password"];
+    return authorizationOf(String(this.settings["ADMIN_PASSWORD"] ?? made));
+  }
+
+  /** All metrics, as Prometheus reads them. */
+  async metrics(): Promise<string> {
+    return (await ask(this.url, "GET /metrics", { headers: { authorization: this.authorization } })).text;
+  }
+
+  /** The value of a metric, the first one where it has labels; NaN when there is none. */
+  async metric(name: string): Promise<number> {
+    return Number(new RegExp(`^${name}(?:{.*})? (\\S+)$`, "m").exec(await this.metrics())?.[1]);
   }
 
   get name(): string {
