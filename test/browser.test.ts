@@ -4,7 +4,8 @@
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join, normalize } from "node:path";
-import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+import type { BrowserContext, Page } from "playwright-core";
+import { endChromium, launch, userAgent } from "./support/chromium.ts";
 import { ask } from "./support/client.ts";
 import { pathOf, suite } from "./support/needs.ts";
 import { endServices, type Runtime, Service, type Settings } from "./support/service.ts";
@@ -12,34 +13,13 @@ import { sleep, until } from "./support/waiting.ts";
 
 setDefaultTimeout(60_000);
 
-const flags = [
-  "--no-sandbox",
-  "--headless=new",
-  "--disable-gpu",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-  "--no-first-run",
-  "--enable-features=BackForwardCache",
-];
-let launched: Promise<Browser> | undefined;
-const launch = (): Promise<Browser> =>
-  (launched ??= chromium.launch({
-    executablePath: pathOf("chromium"),
-    args: flags,
-    ignoreDefaultArgs: ["--disable-back-forward-cache"],
-  }));
 const servers: { stop: (now: boolean) => unknown }[] = [];
 
 afterAll(async () => {
-  await (await launched)?.close();
+  await endChromium();
   for (const server of servers) server.stop(true);
   endServices();
 });
-
-/** Not "HeadlessChrome": that is refused, see below. */
-const userAgent =
-  "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
 
 async function newBrowser(options: { userAgent?: string } = { userAgent }): Promise<BrowserContext> {
   return (await launch()).newContext(options);

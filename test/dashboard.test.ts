@@ -6,10 +6,11 @@ import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
-import { ask, userAgent, Visitor } from "./support/client.ts";
+import type { BrowserContext, BrowserContextOptions, Page } from "playwright-core";
+import { endChromium, launch, userAgent } from "./support/chromium.ts";
+import { ask, Visitor } from "./support/client.ts";
 import { temporaryFolder } from "./support/leftovers.ts";
-import { pathOf, suite } from "./support/needs.ts";
+import { suite } from "./support/needs.ts";
 import { startNginx } from "./support/nginx.ts";
 import { endServices, type Runtime, runtimes, Service, type Settings } from "./support/service.ts";
 import { sleep, until } from "./support/waiting.ts";
@@ -20,7 +21,6 @@ const password = "a password of the operator";
 const hostile = `<img src=x onerror="document.title='owned'">`;
 const phone = { width: 360, height: 740 };
 
-let launched: Promise<Browser> | undefined;
 const contexts: BrowserContext[] = [];
 const servers: { stop: () => unknown }[] = [];
 
@@ -29,17 +29,15 @@ afterEach(async () => {
 });
 
 afterAll(async () => {
-  await (await launched)?.close();
+  await endChromium();
   for (const server of servers) server.stop();
   endServices();
 });
 
 /** A browser of its own, which knows the password. */
 async function newBrowser(options: BrowserContextOptions = {}): Promise<BrowserContext> {
-  const args = ["--no-sandbox", "--headless=new", "--disable-gpu", "--no-first-run"];
-  launched ??= chromium.launch({ executablePath: pathOf("chromium"), args });
   const credentials = { username: "admin", password };
-  const context = await (await launched).newContext({ userAgent, httpCredentials: credentials, ...options });
+  const context = await (await launch()).newContext({ userAgent, httpCredentials: credentials, ...options });
   contexts.push(context);
   return context;
 }

@@ -4,7 +4,8 @@
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Browser, chromium, type Page } from "playwright-core";
-import { ask, userAgent } from "./support/client.ts";
+import { flags, userAgent } from "./support/chromium.ts";
+import { ask } from "./support/client.ts";
 import { adopt, temporaryFolder } from "./support/leftovers.ts";
 import { pathOf, suite } from "./support/needs.ts";
 import { endServices, type Runtime, runtimes, Service } from "./support/service.ts";
@@ -20,13 +21,6 @@ const servers: { stop: (now: boolean) => unknown }[] = [];
  * Playwright a guest in it, with `noDefaults`: a tab behind another one, or in a minimized window, is hidden.
  */
 const launch = once(async (): Promise<Browser> => {
-  const flags = [
-    "--no-sandbox",
-    "--headless=new",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-  ];
   const place = [`--user-data-dir=${temporaryFolder()}`, "--remote-debugging-port=0", `--user-agent=${userAgent}`];
   const child = adopt(
     Bun.spawn([pathOf("chromium"), ...flags, ...place, "about:blank"], { stdout: "ignore", stderr: "pipe" }),

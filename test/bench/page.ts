@@ -12,7 +12,8 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Browser, type CDPSession, chromium, type Page } from "playwright-core";
+import type { Browser, CDPSession, Page } from "playwright-core";
+import { endChromium, launch, userAgent } from "../support/chromium.ts";
 import { Visitor } from "../support/client.ts";
 import { pathOf } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
@@ -23,10 +24,6 @@ type Figures = Record<string, number>;
 const UPDATES = 20;
 const SETTLE_MS = 3_000;
 const VIEWPORT = { width: 1280, height: 800 };
-/** Not "HeadlessChrome", whom the service takes for a crawler. */
-const USER_AGENT =
-  "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
-const FLAGS = ["--no-sandbox", "--headless=new", "--disable-gpu", "--disable-background-networking", "--no-first-run"];
 
 /** The documentation, with the tag at `/tagged`. Each has a script of its own, or the tag would pay for a first one. */
 function serve(tag: string) {
@@ -81,7 +78,7 @@ async function comesBack(page: Page, url: string): Promise<number> {
 }
 
 async function measure(browser: Browser, url: string, path: string, service: Service): Promise<Figures> {
-  const context = await browser.newContext({ userAgent: USER_AGENT, viewport: VIEWPORT });
+  const context = await browser.newContext({ userAgent, viewport: VIEWPORT });
   try {
     const page = await context.newPage();
     const cdp = await context.newCDPSession(page);
@@ -125,11 +122,7 @@ export async function benchPage(rounds: number): Promise<void> {
   const server = serve(
     `<p><span data-headcount>–</span> here</p><script async src="${service.url}/widget.js"></script>`,
   );
-  const browser = await chromium.launch({
-    executablePath: pathOf("chromium"),
-    args: [...FLAGS, "--enable-features=BackForwardCache"],
-    ignoreDefaultArgs: ["--disable-back-forward-cache"],
-  });
+  const browser = await launch();
   const url = `http://127.0.0.1:${server.port}`;
   const plain: Figures[] = [];
   const tagged: Figures[] = [];
@@ -141,7 +134,7 @@ export async function benchPage(rounds: number): Promise<void> {
       tagged.push(figures[1]!);
     }
   } finally {
-    await browser.close();
+    await endChromium();
     void server.stop(true);
     endServices();
   }
