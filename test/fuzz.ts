@@ -6,7 +6,8 @@
 import { connect } from "node:net";
 import { parseArgs } from "node:util";
 import { ask, encodeFrame, type Page, upgrade } from "./support/client.ts";
-import { handshake, memoryOf, Ordeal, reset, textFrame, unlimited } from "./support/hostile.ts";
+import { handshake, Ordeal, reset, textFrame, unlimited } from "./support/hostile.ts";
+import { memoryOf } from "./support/process.ts";
 import { endServices, type Runtime, runtimes, Service } from "./support/service.ts";
 import { sleep } from "./support/waiting.ts";
 

@@ -14,8 +14,6 @@ import {
   figure,
   forgive,
   handshake,
-  memoryOf,
-  openFilesOf,
   Ordeal,
   raw,
   reset,
@@ -23,6 +21,7 @@ import {
   unlimited,
 } from "./support/hostile.ts";
 import { temporaryFolder } from "./support/leftovers.ts";
+import { memoryOf, openFilesOf } from "./support/process.ts";
 import { endServices, type Runtime, runtimes, Service } from "./support/service.ts";
 import { once, sleep, until } from "./support/waiting.ts";
 

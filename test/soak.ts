@@ -5,7 +5,8 @@
  */
 import { parseArgs } from "node:util";
 import { ask, type Page, type Visitor } from "./support/client.ts";
-import { crowd, memoryOf, openFilesOf, Ordeal, unlimited } from "./support/hostile.ts";
+import { crowd, Ordeal, unlimited } from "./support/hostile.ts";
+import { memoryOf, openFilesOf } from "./support/process.ts";
 import { endServices, type Runtime, Service } from "./support/service.ts";
 import { sleep, until } from "./support/waiting.ts";
 

@@ -23,6 +23,7 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { removeLeftovers } from "../support/leftovers.ts";
+import { memoryOf } from "../support/process.ts";
 import { manyPages } from "./capacity.ts";
 import { cluster } from "./cluster.ts";
 import type { Order, Report, Visit } from "./load.ts";
@@ -44,7 +45,7 @@ interface Target {
 interface Run {
   /** Sends one order and waits for its report; `cpu` is what the server used, in milliseconds. */
   order(order: Order): Promise<Report & { cpu: number }>;
-  /** Resident memory of the server in KiB. */
+  /** Resident memory of the server in MB. */
   memory(): number;
   stop(): Promise<void>;
 }
@@ -182,10 +183,6 @@ function cpuOf(pid: number): number {
   return Number(time[0]) * 1e3 + Number(time[1]) / 1e6;
 }
 
-function memoryOf(pid: number): number {
-  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
-}
-
 /** Milliseconds of CPU that the machine has spent, and that the benchmark and the processes it started have. */
 function cpuOfMachine(): { all: number; own: number } {
   const MS_PER_TICK = 10;
@@ -209,7 +206,7 @@ async function measureStorm(run: Run, { pages }: Case): Promise<Figures> {
   const storm = await run.order({ do: "join", pages });
   await Bun.sleep(SETTLE_MS);
   return {
-    "memory per page, bytes": ((run.memory() - before) * 1024) / pages,
+    "memory per page, bytes": ((run.memory() - before) * 2 ** 20) / pages,
     "join storm: server CPU per page, µs": (storm.cpu * 1000) / pages,
     "join storm: until all show the number, ms": storm.ms,
     "join storm: frames per join": storm.frames / pages,

@@ -9,11 +9,11 @@
 
 /* oxlint-disable no-await-in-loop -- one thing is measured at a time */
 
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ask } from "../support/client.ts";
 import { adopt } from "../support/leftovers.ts";
 import { startNginx } from "../support/nginx.ts";
+import { memoryOf } from "../support/process.ts";
 import { endRedis, RedisServer } from "../support/redis.ts";
 import { endServices, Service } from "../support/service.ts";
 import { sleep } from "../support/waiting.ts";
@@ -54,11 +54,10 @@ function gather(url: string): Crowd {
 
 async function print(nodes: Service[]): Promise<void> {
   for (const node of nodes) {
-    const { url, pid } = node;
     const pages = await node.metric("headcount_connections");
-    const { json } = await ask(url, `GET /count?site=${encodeURIComponent(`https://${HOST}`)}`);
-    const memory = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024;
-    process.stdout.write(`${url} holds ${pages} pages in ${memory.toFixed(0)} MB and counts ${json.site}\n`);
+    const { json } = await ask(node.url, `GET /count?site=${encodeURIComponent(`https://${HOST}`)}`);
+    const memory = memoryOf(node.pid).toFixed(0);
+    process.stdout.write(`${node.url} holds ${pages} pages in ${memory} MB and counts ${json.site}\n`);
   }
 }
 

@@ -1,18 +1,11 @@
 /** What an enemy of the service has, and what is asserted after each of its attacks. */
 import { expect } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { ask, encodeFrame, type Page, Visitor } from "./client.ts";
 import { atTheEnd } from "./leftovers.ts";
+import { memoryOf } from "./process.ts";
 import type { Runtime, Service, Settings } from "./service.ts";
 import { sleep, until } from "./waiting.ts";
-
-/** Resident memory of a process, in MB. */
-export const memoryOf = (pid: number): number =>
-  Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024;
-
-/** How many files a process has open. */
-export const openFilesOf = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;
 
 // -------------------------------------------------------------------------------------------------------- invariant
 
