@@ -22,11 +22,12 @@ import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { removeLeftovers } from "../support/leftovers.ts";
+import { adopt, removeLeftovers } from "../support/leftovers.ts";
 import { memoryOf } from "../support/process.ts";
 import { manyPages } from "./capacity.ts";
 import { cluster } from "./cluster.ts";
-import type { Order, Report, Visit } from "./load.ts";
+import { startGenerator } from "./generator.ts";
+import type { Order, Report } from "./load.ts";
 import { benchPage } from "./page.ts";
 
 /** What a row of the table is about: so many pages, evenly on so many sites. */
@@ -111,8 +112,7 @@ async function startServer(target: Target, hosts: string[]): Promise<{ server: S
     PORT: "0",
     SITES: hosts.map((host) => (hosts.length === 1 ? `https://${host}` : host)).join(","),
   };
-  const server = Bun.spawn(target.command, { cwd: ROOT, env, stdout: "pipe", stderr: "inherit" });
-  children.add(server);
+  const server = adopt(Bun.spawn(target.command, { cwd: ROOT, env, stdout: "pipe", stderr: "inherit" }));
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   const timer = setTimeout(() => reject(new Error(`${target.name} is not ready after ${READY_MS / 1000} s`)), READY_MS);
   void (async () => {
@@ -133,42 +133,27 @@ async function start(target: Target, { sites }: Case): Promise<Run> {
   const isFloor = target.name === "floor";
   const hosts = hostsOf(isFloor ? 1 : sites);
   const { server, url } = await startServer(target, hosts);
-  const visit: Visit = {
+  const generator = startGenerator({
     url,
     hosts,
     tokens: !isFloor,
     paths: Number(values.paths),
     share: Number(values.share),
     lanes: Number(values.lanes),
-  };
-  let reply = Promise.withResolvers<Report>();
-  const load = Bun.spawn([process.execPath, join(HERE, "load.ts"), JSON.stringify(visit)], {
-    ipc: (report: Report) => reply.resolve(report),
-    onExit: () => reply.reject(new Error("the load generator ended")),
-    stdio: ["ignore", "inherit", "inherit"],
   });
-  children.add(load);
-  reply.promise.catch(() => {}); // Deliberately empty: nobody waits for a report before the first order.
   return {
     async order(order) {
-      reply = Promise.withResolvers();
       const before = cpuOf(server.pid);
-      load.send(order);
-      const report = await reply.promise;
+      const report = await generator.order(order);
       return { ...report, cpu: cpuOf(server.pid) - before };
     },
     memory: () => memoryOf(server.pid),
-    stop: () => stop(load, server),
+    async stop() {
+      const gone = generator.stop(); // first, or it would complain that its pages were closed
+      server.kill("SIGKILL");
+      await Promise.all([gone, server.exited]);
+    },
   };
-}
-
-const children = new Set<Subprocess>();
-
-/** Ends processes of ours, and waits until they are gone. */
-async function stop(...processes: Subprocess[]): Promise<void> {
-  for (const child of processes) child.kill("SIGKILL");
-  await Promise.all(processes.map((child) => child.exited));
-  for (const child of processes) children.delete(child);
 }
 
 // Measuring
@@ -359,10 +344,7 @@ async function main(): Promise<void> {
 
 process.on("SIGINT", () => process.exit(130));
 process.on("SIGTERM", () => process.exit(143));
-process.on("exit", () => {
-  for (const child of children) child.kill("SIGKILL");
-  removeLeftovers();
-});
+process.on("exit", removeLeftovers);
 
 if (positionals.includes("page")) await benchPage(rounds);
 else if (!positionals.includes("cluster")) await main();

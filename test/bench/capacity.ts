@@ -9,48 +9,21 @@
 
 /* oxlint-disable no-await-in-loop -- one thing is measured at a time */
 
-import { join } from "node:path";
 import { ask } from "../support/client.ts";
-import { adopt } from "../support/leftovers.ts";
 import { startNginx } from "../support/nginx.ts";
 import { memoryOf } from "../support/process.ts";
 import { endRedis, RedisServer } from "../support/redis.ts";
 import { endServices, Service } from "../support/service.ts";
 import { sleep } from "../support/waiting.ts";
-import type { Order, Report, Visit } from "./load.ts";
+import { type LoadGenerator, startGenerator } from "./generator.ts";
 
 const HOST = "bench.example";
 const NGINX_WORKERS = 4; // of 20,000 files each
 const CHANGES = 10;
 
-interface Crowd {
-  order(order: Order): Promise<Report>;
-  leave(): Promise<unknown>;
-}
-
-/** A load generator. Behind nginx both come from the same addresses, and half a household fits twice into the limits. */
-function gather(url: string): Crowd {
-  const visit: Visit = { url: `${url}/`, hosts: [HOST], tokens: true, paths: 1, share: 20, lanes: 32 };
-  let reply = Promise.withResolvers<Report>();
-  const load = Bun.spawn([process.execPath, join(import.meta.dirname, "load.ts"), JSON.stringify(visit)], {
-    ipc: (report: Report) => reply.resolve(report),
-    onExit: () => reply.reject(new Error("the load generator ended")),
-    stdio: ["ignore", "inherit", "inherit"],
-  });
-  adopt(load);
-  reply.promise.catch(() => {}); // deliberately empty: nobody waits for a report before the first order
-  return {
-    async order(order) {
-      reply = Promise.withResolvers();
-      load.send(order);
-      return reply.promise;
-    },
-    leave() {
-      load.kill("SIGKILL");
-      return load.exited;
-    },
-  };
-}
+/** Behind nginx both crowds come from the same addresses, and half a household fits twice into the limits. */
+const gather = (url: string): LoadGenerator =>
+  startGenerator({ url: `${url}/`, hosts: [HOST], tokens: true, paths: 1, share: 20, lanes: 32 });
 
 async function print(nodes: Service[]): Promise<void> {
   for (const node of nodes) {
@@ -67,7 +40,7 @@ export async function manyPages(pages: number, isProxied: boolean): Promise<void
   const nodes = [await Service.start("bun", settings), await Service.start("bun", settings)] as const;
   const options = { second: nodes[1].host, workers: NGINX_WORKERS, plain: true };
   const nginx = isProxied ? await startNginx(nodes[0].host, 60, options) : undefined;
-  const [first, second] = nodes.map(({ url }) => gather(nginx?.url ?? url)) as [Crowd, Crowd];
+  const [first, second] = nodes.map(({ url }) => gather(nginx?.url ?? url)) as [LoadGenerator, LoadGenerator];
 
   const half = Math.ceil(pages / 2);
   const joined = await first.order({ do: "join", pages: half });
@@ -92,7 +65,7 @@ export async function manyPages(pages: number, isProxied: boolean): Promise<void
     `a newcomer, token and upgrade included, is on all pages after ${median} ms (at most ${sorted.at(-1)} ms)\n`,
   );
 
-  await Promise.all([first.leave(), second.leave()]);
+  await Promise.all([first.stop(), second.stop()]);
   await nginx?.stop();
   endServices();
   await endRedis();
