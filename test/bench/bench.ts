@@ -26,6 +26,7 @@ import { adopt, removeLeftovers } from "../support/leftovers.ts";
 import { memoryOf } from "../support/process.ts";
 import { manyPages } from "./capacity.ts";
 import { cluster } from "./cluster.ts";
+import { type Figures, median } from "./figures.ts";
 import { startGenerator } from "./generator.ts";
 import type { Order, Report } from "./load.ts";
 import { benchPage } from "./page.ts";
@@ -50,9 +51,6 @@ interface Run {
   memory(): number;
   stop(): Promise<void>;
 }
-
-/** Figures of one server's life, by the name of the row. */
-type Figures = Record<string, number>;
 
 const HERE = import.meta.dirname;
 const ROOT = join(HERE, "../..");
@@ -178,12 +176,6 @@ function cpuOfMachine(): { all: number; own: number } {
 }
 
 const numbersIn = (text: string): number[] => (text.match(/ -?\d+/g) ?? []).map(Number);
-
-function median(numbers: number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
-}
 
 /** Joins in a storm, and what the pages weigh once they are there. */
 async function measureStorm(run: Run, { pages }: Case): Promise<Figures> {

@@ -18,8 +18,7 @@ import { Visitor } from "../support/client.ts";
 import { pathOf } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
 import { sleep } from "../support/waiting.ts";
-
-type Figures = Record<string, number>;
+import { type Figures, median } from "./figures.ts";
 
 const UPDATES = 20;
 const SETTLE_MS = 3_000;
@@ -110,10 +109,6 @@ async function measure(browser: Browser, url: string, path: string, service: Ser
   } finally {
     await context.close();
   }
-}
-
-function median(numbers: number[]): number {
-  return numbers.toSorted((a, b) => a - b)[numbers.length >> 1] ?? NaN;
 }
 
 /** Prints medians of the page as it is and of the page with the tag. */
