@@ -7,13 +7,13 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { ask, type Page, type Visitor } from "./support/client.ts";
-import { alone, crowd, figure, forgive, makeLink, Ordeal, raw, unlimited } from "./support/hostile.ts";
+import { crowd, figure, forgive, makeLink, Ordeal, raw, unlimited } from "./support/hostile.ts";
 import { atTheEnd, temporaryFolder } from "./support/leftovers.ts";
 import { canRun } from "./support/needs.ts";
 import { type Proxy, startNginx } from "./support/nginx.ts";
 import { openFilesOf } from "./support/process.ts";
 import { endServices, type Launch, type Runtime, runtimes, Service, type Settings } from "./support/service.ts";
-import { sleep, until } from "./support/waiting.ts";
+import { alone, sleep, until } from "./support/waiting.ts";
 
 setDefaultTimeout(280_000);
 

@@ -8,22 +8,11 @@ import { connect } from "node:net";
 import { type Claims, EmbeddedEngine, Guard, Journal, Pages, readSettings, Rooms, Signer, Sites } from "../server.ts";
 import { fuzz } from "./fuzz.ts";
 import { ask, authorizationOf, encodeFrame, type Page, upgrade, userAgent, Visitor } from "./support/client.ts";
-import {
-  alone,
-  crowd,
-  figure,
-  forgive,
-  handshake,
-  Ordeal,
-  raw,
-  reset,
-  textFrame,
-  unlimited,
-} from "./support/hostile.ts";
+import { crowd, figure, forgive, handshake, Ordeal, raw, reset, textFrame, unlimited } from "./support/hostile.ts";
 import { temporaryFolder } from "./support/leftovers.ts";
 import { memoryOf, openFilesOf } from "./support/process.ts";
 import { endServices, type Runtime, runtimes, Service } from "./support/service.ts";
-import { once, sleep, until } from "./support/waiting.ts";
+import { alone, once, sleep, until } from "./support/waiting.ts";
 
 setDefaultTimeout(280_000);
 afterAll(endServices);

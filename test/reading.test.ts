@@ -9,7 +9,7 @@ import { ask } from "./support/client.ts";
 import { adopt, temporaryFolder } from "./support/leftovers.ts";
 import { pathOf, suite } from "./support/needs.ts";
 import { endServices, type Runtime, runtimes, Service } from "./support/service.ts";
-import { once, sleep, until, within } from "./support/waiting.ts";
+import { alone, once, sleep, until, within } from "./support/waiting.ts";
 
 setDefaultTimeout(120_000);
 
@@ -45,19 +45,14 @@ afterAll(async () => {
   endServices();
 });
 
-let queue: Promise<unknown> = Promise.resolve();
-
 /** One after the other, since the page that opens next is taken for the one that was asked for. */
-function opened(open: () => Promise<unknown>): Promise<Page> {
-  const page = queue.then(async () => {
+const opened = (open: () => Promise<unknown>): Promise<Page> =>
+  alone(async () => {
     const context = (await launch()).contexts()[0]!;
     const [found] = await Promise.all([context.waitForEvent("page"), open()]);
     await found.locator('[data-headcount-state="live"]').waitFor({ state: "attached", timeout: 20_000 });
     return found;
   });
-  queue = page.catch(() => {});
-  return page;
-}
 
 const seconds = (count: number): Promise<void> => sleep(count * 1000);
 

@@ -110,15 +110,6 @@ export function figure(runtime: Runtime, text: string): void {
   process.stderr.write(`measured (${runtime}): ${text}\n`);
 }
 
-let last: Promise<unknown> = Promise.resolve();
-
-/** What needs the machine for itself waits here for its turn. */
-export function alone<T>(work: () => Promise<T>): Promise<T> {
-  const mine = last.then(work);
-  last = mine.catch(() => {});
-  return mine;
-}
-
 /** `work` for each, `width` of them at a time. */
 export async function crowd<T, R>(items: Iterable<T>, width: number, work: (item: T) => Promise<R>): Promise<R[]> {
   const queue = [...items].entries();

@@ -31,3 +31,12 @@ export function once<T>(make: () => T): () => T {
   let made: { value: T } | undefined;
   return () => (made ??= { value: make() }).value;
 }
+
+let last: Promise<unknown> = Promise.resolve();
+
+/** What needs the machine, or the only browser, for itself waits here for its turn. */
+export function alone<T>(work: () => Promise<T>): Promise<T> {
+  const mine = last.then(work);
+  last = mine.catch(() => {});
+  return mine;
+}
