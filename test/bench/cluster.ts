@@ -2,9 +2,9 @@
  * What counting on several nodes costs Redis: `npm run bench -- cluster`, about two minutes.
  *
  * One node, then three, of this process (engine and rooms, without sockets, which cost the same with any engine) on a
- * Redis of their own; `--nodes 20,50` asks for others. A join is a token that is claimed and a visitor who opens one of 50 pages; joins and leaves come at
- * random times, spread over the nodes. Sent is what clients send; what scripts do inside Redis is counted by itself.
- * What Redis needs at rest is taken off.
+ * Redis of their own; `--nodes 20,50` asks for others. A join is a token that is claimed and a visitor who opens one of
+ * 50 pages; joins and leaves come at random times, spread over the nodes. Sent is what clients send; what scripts do
+ * inside Redis is counted by itself. What Redis needs at rest is taken off.
  */
 
 /* oxlint-disable no-await-in-loop -- one thing is measured at a time */
