@@ -8,6 +8,8 @@ export const flags = [
   "--headless=new",
   "--disable-gpu",
   "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
   "--no-first-run",
 ];
 
