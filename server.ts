@@ -42,85 +42,8 @@ import { LRUCache } from "lru-cache";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import * as v from "valibot";
 
-// ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
-// The environment, read once at the start. All that is wrong is said at once, and then the program does not start.
-
-const integer = (min: number, max: number, what = "a number") => {
-  const expected = `${what} (${min}–${max})`;
-  return v.pipe(
-    v.string(),
-    v.regex(/^\d+$/, expected),
-    v.transform(Number),
-    v.minValue(min, expected),
-    v.maxValue(max, expected),
-  );
-};
-const limit = () => integer(1, 10_000_000);
-
-/** A list, by commas or spaces, each entry read by `parse`, which answers undefined to what it cannot read. */
-const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
-  v.pipe(
-    v.string(),
-    v.transform((text) =>
-      text
-        .split(/[\s,]+/)
-        .filter(Boolean)
-        .map(parse),
-    ),
-    v.check((entries) => !entries.includes(undefined), expected),
-    v.transform((entries) => entries.filter((entry) => entry !== undefined)),
-  );
-const siteList = listOf(
-  (entry) => parseSite(entry),
-  "a list of sites such as example.com, https://example.com:8443 or *.example.com",
-);
-const blockList = listOf(
-  (entry) => parseBlock(entry),
-  "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32",
-);
-
-const Environment = v.object({
-  PORT: v.optional(integer(0, 65_535, "a port"), "3000"),
-  HOST: v.optional(v.string(), "0.0.0.0"),
-  SITES: v.optional(siteList),
-  SECRET: v.optional(v.pipe(v.string(), v.minLength(16, "a secret of at least 16 characters"))),
-  TRUST_PROXY: v.optional(integer(0, 16, "the number of proxies in front"), "0"),
-  DENY: v.optional(blockList, ""),
-  DATA: v.optional(v.string(), "./data"),
-  REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
-  ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
-  GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
-  HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them < 60 s, nginx's patience
-  TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds"), "30"),
-  MAX_PAGES_PER_VISITOR: v.optional(limit(), "20"),
-  MAX_PAGES_PER_IP: v.optional(limit(), "200"), // an office, or a school
-  MAX_TOKENS_PER_IP: v.optional(limit(), "120"),
-  MAX_VISITORS_PER_IP: v.optional(limit(), "60"),
-  MAX_CONNECTIONS: v.optional(limit()),
-  IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
-  COUNT_BOTS: v.optional(v.picklist(["true", "false"], "true or false"), "false"),
-});
-
-export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
-
-/**
- * Reads the settings from an environment; an empty value is an unset one.
- * @throws {Error} whose message has a line for each wrong setting: `Cannot read PORT: "80a" is not a port (0–65535)`
- */
-export function readSettings(environment: Record<string, string | undefined>): Settings {
-  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
-  const { success, output, issues } = v.safeParse(Environment, given);
-  const most = Math.floor((OPEN_FILES === Infinity ? TRIED_FILES : OPEN_FILES) * 0.9);
-  if (success) return { ...output, MAX_CONNECTIONS: output.MAX_CONNECTIONS ?? most };
-  const wrong = new Map(issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
-  throw new Error(
-    [...wrong].map(([name, what]) => `Cannot read ${name}: ${shown(name, given[name])} is not ${what}`).join("\n"),
-  );
-}
-
-/** A value as it may stand in a log: quoted and escaped, and nothing of a secret but its length. */
-const shown = (name: string, value = "") =>
-  /SECRET|PASSWORD|URL/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
+// ── Log and files ────────────────────────────────────────────────────────────────────────────────────────────────────
+// What any part may do: write a line, survive a failure, and know whether there are still files to open.
 
 /** Writes a line for an event: words on a terminal, JSON elsewhere. Values are escaped, so that nobody forges a line. */
 export function log(level: "info" | "warn" | "error", event: string, fields: Record<string, unknown> = {}): void {
@@ -314,6 +237,80 @@ export function limitKey(address: string): string {
 
 /** An address for a log line: enough to see a pattern, too little to name a household. */
 const coarse = (address: string) => address.replace(/\.\d+$/, ".x");
+
+// ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
+// The environment, read once at the start. All that is wrong is said at once, and then the program does not start.
+
+const integer = (min: number, max: number, what = "a number") => {
+  const expected = `${what} (${min}–${max})`;
+  return v.pipe(
+    v.string(),
+    v.regex(/^\d+$/, expected),
+    v.transform(Number),
+    v.minValue(min, expected),
+    v.maxValue(max, expected),
+  );
+};
+const limit = () => integer(1, 10_000_000);
+
+/** A list, by commas or spaces, each entry read by `parse`, which answers undefined to what it cannot read. */
+const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
+  v.pipe(
+    v.string(),
+    v.transform((text) =>
+      text
+        .split(/[\s,]+/)
+        .filter(Boolean)
+        .map(parse),
+    ),
+    v.check((entries) => !entries.includes(undefined), expected),
+    v.transform((entries) => entries.filter((entry) => entry !== undefined)),
+  );
+const SITE_LIST = "a list of sites such as example.com, https://example.com:8443 or *.example.com";
+const BLOCK_LIST = "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32";
+
+const Environment = v.object({
+  PORT: v.optional(integer(0, 65_535, "a port"), "3000"),
+  HOST: v.optional(v.string(), "0.0.0.0"),
+  SITES: v.optional(listOf(parseSite, SITE_LIST)),
+  SECRET: v.optional(v.pipe(v.string(), v.minLength(16, "a secret of at least 16 characters"))),
+  TRUST_PROXY: v.optional(integer(0, 16, "the number of proxies in front"), "0"),
+  DENY: v.optional(listOf(parseBlock, BLOCK_LIST), ""),
+  DATA: v.optional(v.string(), "./data"),
+  REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
+  ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
+  GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
+  HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them < 60 s, nginx's patience
+  TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds"), "30"),
+  MAX_PAGES_PER_VISITOR: v.optional(limit(), "20"),
+  MAX_PAGES_PER_IP: v.optional(limit(), "200"), // an office, or a school
+  MAX_TOKENS_PER_IP: v.optional(limit(), "120"),
+  MAX_VISITORS_PER_IP: v.optional(limit(), "60"),
+  MAX_CONNECTIONS: v.optional(limit()),
+  IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
+  COUNT_BOTS: v.optional(v.picklist(["true", "false"], "true or false"), "false"),
+});
+
+export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
+
+/**
+ * Reads the settings from an environment; an empty value is an unset one.
+ * @throws {Error} whose message has a line for each wrong setting: `Cannot read PORT: "80a" is not a port (0–65535)`
+ */
+export function readSettings(environment: Record<string, string | undefined>): Settings {
+  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
+  const { success, output, issues } = v.safeParse(Environment, given);
+  const most = Math.floor((OPEN_FILES === Infinity ? TRIED_FILES : OPEN_FILES) * 0.9);
+  if (success) return { ...output, MAX_CONNECTIONS: output.MAX_CONNECTIONS ?? most };
+  const wrong = new Map(issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
+  throw new Error(
+    [...wrong].map(([name, what]) => `Cannot read ${name}: ${shown(name, given[name])} is not ${what}`).join("\n"),
+  );
+}
+
+/** A value as it may stand in a log: quoted and escaped, and nothing of a secret but its length. */
+const shown = (name: string, value = "") =>
+  /SECRET|PASSWORD|URL/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
 
 // ── Visitors and tokens ─────────────────────────────────────────────────────────────────────────────────────────────
 // Both are plain text with an HMAC-SHA256 over all they mean, so that nothing about them has to be remembered here.
@@ -1523,7 +1520,7 @@ function parseJson(text: string): unknown {
 const MAX_SITE_LABELS = 100; // the largest sites; a label for every site would be a flood of its own
 
 /** The metrics: `text` is what Prometheus reads; the others have no owner but the routes, which feed them. */
-function createMetrics({ rooms, pages, journal, engine }: Parts) {
+function createMetrics(rooms: Rooms, pages: Pages, journal: Journal, engine: Engine) {
   const registry = new Registry();
   const registers = [registry];
   const reads: (() => void)[] = [];
@@ -1662,25 +1659,28 @@ export function createApp(parts: Parts): Hono<App> {
 
 const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
 
+/** A refusal as an answer. */
+function problem(c: Context, reason: Reason, detail?: string): Response {
+  const [status, title, meaning, retryAfter] = REFUSALS[reason];
+  if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
+  if (reason === "full") c.header("Connection", "close"); // its file is wanted
+  if (status === 426) c.header("Upgrade", "websocket");
+  if (status === 401) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
+  const body = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? meaning };
+  return c.json(body, status, { "Content-Type": "application/problem+json" });
+}
+
 type Desk = ReturnType<typeof createDesk>;
 
 /** The parts, and what all routes need to read a request and to refuse it. */
 function createDesk(parts: Parts) {
   const { settings, sites, pages } = parts;
-  const metrics = createMetrics(parts);
+  const metrics = createMetrics(parts.rooms, pages, parts.journal, parts.engine);
   pages.onBroadcast = (delayMs) => metrics.broadcast.observe(delayMs / 1_000);
 
-  /** A refusal as an answer. */
   const refuse = (c: Context, reason: Reason, detail?: string): Response => {
-    const [status, title, meaning, retryAfter] = REFUSALS[reason];
-    const isQuestion = reason === "password" && c.req.header("authorization") === undefined; // as browsers ask first
-    if (!isQuestion) metrics.refusals.inc({ reason });
-    if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
-    if (reason === "full") c.header("Connection", "close"); // its file is wanted
-    if (status === 426) c.header("Upgrade", "websocket");
-    if (status === 401) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
-    const problem = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? meaning };
-    return c.json(problem, status, { "Content-Type": "application/problem+json" });
+    metrics.refusals.inc({ reason });
+    return problem(c, reason, detail);
   };
 
   const refuseOrigin = (c: Context<App>) => {
@@ -1849,9 +1849,10 @@ function addOperatorRoutes(app: Hono<App>, desk: Desk): void {
   const { settings, guard, rooms, pages, journal, engine, metrics, refuse, about, password } = desk;
   const authorization = `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
   const operator: MiddlewareHandler<App> = async (c, next) => {
-    const refused = guard.password(c.get("key"), c.req.header("authorization"), authorization);
+    const given = c.req.header("authorization");
+    const refused = guard.password(c.get("key"), given, authorization);
     if (refused === undefined) return next();
-    return refuse(c, refused);
+    return (given === undefined ? problem : refuse)(c, refused); // browsers ask first
   };
   app.use("/dashboard/*", operator);
   app.use("/metrics", operator);
