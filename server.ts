@@ -78,7 +78,6 @@ function contain<Args extends unknown[]>(callback: (...args: Args) => void): (..
 }
 
 const TRIED_FILES = 10_000; // which takes a tenth of a second
-const SPARE_FILES = 50;
 
 /** How many files this process may open, as the system tells or as is found out; Infinity when that is unknown. */
 function openFilesLimit(): number {
@@ -104,16 +103,18 @@ function tryFiles(): number {
 
 const noFileLeft = (error: unknown) => /EMFILE|ENFILE/.test(messageOf(error));
 const OPEN_FILES = openFilesLimit();
+/** 95 % for pages, but for few files: the others are for answers to those who cannot come in. */
+const FILES_FOR_PAGES = Math.min(OPEN_FILES * 0.95, Math.max(OPEN_FILES - 50, OPEN_FILES * 0.75));
 
 /**
- * True when nearly all files that may be open are open; the others are for answers. The system gives out the lowest free
- * number, so a high one tells that all below it are taken: to ask costs 4 µs, however many they are.
+ * True when no file is left for a page. The system gives out the lowest free number, so a high one tells that all below
+ * it are taken: to ask costs 4 µs, however many they are.
  */
 function isOutOfFiles(): boolean {
   try {
     const file = openSync(devNull, "r");
     closeSync(file);
-    return file >= Math.min(OPEN_FILES * 0.95, OPEN_FILES - SPARE_FILES);
+    return file >= FILES_FOR_PAGES;
   } catch (error) {
     return noFileLeft(error);
   }

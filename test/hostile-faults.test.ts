@@ -326,6 +326,7 @@ function faults(runtime: Runtime): void {
   // ---------------------------------------------------------------------------------------------------- capacity
 
   const files = 160;
+  const filesForPages = 120;
   const withFiles: Launch = { inside: ["sh", "-c", `ulimit -n ${files}; exec "$@"`, "sh"] };
 
   test("27. beyond MAX_CONNECTIONS newcomers get 503 with Retry-After, and open pages are told of every change", async () => {
@@ -345,7 +346,7 @@ function faults(runtime: Runtime): void {
     const it = await own({ MAX_CONNECTIONS: 100_000 }, withFiles);
     const pages = await fillUp(it);
     const slow = crowd(Array.from({ length: 5 }), 5, () => raw(it.url, "GET / HTTP/1.1\r\n", { ms: 5_000 }));
-    await until("five more files are open", () => openFilesOf(it.service.pid) >= files - 46);
+    await until("five more files are open", () => openFilesOf(it.service.pid) >= filesForPages + 4);
     for (const { status, headers, json } of await crowd(Array.from({ length: 50 }), 5, () => it.visitor().token())) {
       expect([status, json.type]).toEqual([503, "urn:headcount:problem:full"]);
       expect(Number(headers.get("retry-after"))).toBeGreaterThan(0);
@@ -402,7 +403,7 @@ function faults(runtime: Runtime): void {
     await until("all files are open", async () => {
       await crowd(Array.from({ length: 5 }), 5, come);
       await sleep(50);
-      return openFilesOf(it.service.pid) >= files - 51;
+      return openFilesOf(it.service.pid) >= filesForPages - 1;
     });
     return pages;
   }
