@@ -16,6 +16,7 @@ const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.ht
 const DOCS = "README.md"; // served as it is
 
 const here = import.meta.dirname;
+const read = (path: string) => readFileSync(join(here, path), "utf8");
 
 /** One entry point and all it imports, as one text. */
 function bundle(entry: string, options: BuildOptions): string {
@@ -42,16 +43,18 @@ export function browser(entry: string): string {
 
 /**
  * A page as one text: `<link rel="stylesheet" href="x.css">` and `<script src="x.ts"></script>` of its own folder become
- * inline elements with the nonce that a strict CSP asks for. The service fills `{{nonce}}` and `{{origin}}` in.
+ * inline elements with the nonce that a strict CSP asks for, and its icon a `data:` URL. The service fills `{{nonce}}`
+ * and `{{origin}}` in.
  */
 function page(entry: string): string {
-  const local = (name: string) => browser(join(dirname(entry), name));
-  return readFileSync(join(here, entry), "utf8")
+  const file = (name: string) => join(dirname(entry), name);
+  return read(entry)
+    .replace('"icon.svg"', () => `"data:image/svg+xml,${encodeURIComponent(read(file("icon.svg")).trim())}"`)
     .replace(/<link rel="stylesheet" href="([\w.-]+\.css)" *\/?>/g, (_, name) => {
-      return `<style nonce="{{nonce}}">${local(name)}</style>`;
+      return `<style nonce="{{nonce}}">${browser(file(name))}</style>`;
     })
     .replace(/<script src="([\w.-]+\.ts)"><\/script>/g, (_, name) => {
-      return `<script nonce="{{nonce}}">${local(name)}</script>`;
+      return `<script nonce="{{nonce}}">${browser(file(name))}</script>`;
     })
     .replace(/<!--[^]*?-->/g, "")
     .replace(/\n\s+/g, "\n");
@@ -92,7 +95,7 @@ function main() {
       name.endsWith(".js") ? browser(`widget/${name.replace("js", "ts")}`) : page(`widget/${name}`),
     ]),
   );
-  assets[DOCS] = readFileSync(join(here, DOCS), "utf8");
+  assets[DOCS] = read(DOCS);
   const files: Record<string, string> = { ...assets, "server.js": service("server.ts", assets) };
 
   mkdirSync(join(here, "dist"), { recursive: true });
