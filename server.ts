@@ -212,9 +212,12 @@ type Block = readonly [ipaddr.IPv4 | ipaddr.IPv6, bits: number];
 
 /** `192.0.2.1` or `192.0.2.0/24` or `2001:db8::/32` → a block; anything else → undefined. IPv4-mapped IPv6 is IPv4. */
 function parseBlock(entry: string): Block | undefined {
-  if (ipaddr.isValidCIDR(entry)) return ipaddr.parseCIDR(entry);
-  const address = ipaddr.isValid(entry) ? ipaddr.process(entry) : undefined;
-  return address && [address, address.kind() === "ipv4" ? 32 : 128];
+  const isIPv6 = entry.includes(":");
+  const cidr = entry.includes("/") ? entry : `${entry}/${isIPv6 ? 128 : 32}`;
+  if (!(isIPv6 ? ipaddr.IPv6.isValidCIDR(cidr) : ipaddr.IPv4.isValidCIDRFourPartDecimal(cidr))) return undefined;
+  const [address, bits] = ipaddr.parseCIDR(cidr);
+  const isMapped = address instanceof ipaddr.IPv6 && address.isIPv4MappedAddress() && bits >= 96;
+  return isMapped ? [address.toIPv4Address(), bits - 96] : [address, bits];
 }
 
 /**
@@ -223,21 +226,25 @@ function parseBlock(entry: string): Block | undefined {
  */
 export function clientAddress(socket: string, forwardedFor: string | undefined, hops: number): string {
   if (hops === 0 && /^[\d.]+$/.test(socket)) return socket; // as nearly always, and canonical already
-  const claimed = hops > 0 ? forwardedFor?.split(",").at(-hops)?.trim() : undefined;
+  const entry = hops > 0 ? forwardedFor?.split(",").at(-hops)?.trim() : undefined;
+  const claimed = entry?.replace(/^\[(.*)\](?::\d+)?$|^([\d.]+):\d+$/, "$1$2"); // some proxies write the port too
   const address = claimed !== undefined && ipaddr.isValid(claimed) ? claimed : socket;
   return ipaddr.isValid(address) ? ipaddr.process(address).toString() : "0.0.0.0";
 }
 
 /** Whether it can be a Host header. None at all (`""`, HTTP/1.0) can. */
-const isHost = (host: string) => host === "" || (/^[\w.:[\]-]+$/.test(host) && URL.canParse(`http://${host}`));
+const isHost = (host: string) => host === "" || (/^[\w.:[\]-]{1,300}$/.test(host) && URL.canParse(`http://${host}`));
 
 /** What limits are counted by: an IPv4 address as it is, an IPv6 one by its /64, since one household owns all of that. */
 export function limitKey(address: string): string {
   return address.includes(":") ? `${ipaddr.IPv6.networkAddressFromCIDR(`${address}/64`).toString()}/64` : address;
 }
 
-/** An address for a log line: enough to see a pattern, too little to name a household. */
-const coarse = (address: string) => address.replace(/\.\d+$/, ".x");
+/** The address of a `limitKey` for a log line: enough to see a pattern, too little to name a household. */
+const coarse = (key: string) =>
+  key.includes(":")
+    ? `${ipaddr.IPv6.networkAddressFromCIDR(key.replace("/64", "/48")).toString()}/48`
+    : key.replace(/\.\d+$/, ".x");
 
 // ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The environment, read once at the start. All that is wrong is said at once, and then the program does not start.
@@ -252,7 +259,7 @@ const integer = (min: number, max: number, what = "a number") => {
     v.maxValue(max, expected),
   );
 };
-const limit = () => integer(1, 10_000_000);
+const limit = integer(1, 10_000_000);
 
 /** A list, by commas or spaces, each entry read by `parse`, which answers undefined to what it cannot read. */
 const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
@@ -283,11 +290,11 @@ const Environment = v.object({
   GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
   HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them < 60 s, nginx's patience
   TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds"), "30"),
-  MAX_PAGES_PER_VISITOR: v.optional(limit(), "20"),
-  MAX_PAGES_PER_IP: v.optional(limit(), "200"), // an office, or a school
-  MAX_TOKENS_PER_IP: v.optional(limit(), "120"),
-  MAX_VISITORS_PER_IP: v.optional(limit(), "60"),
-  MAX_CONNECTIONS: v.optional(limit()),
+  MAX_PAGES_PER_VISITOR: v.optional(limit, "20"),
+  MAX_PAGES_PER_IP: v.optional(limit, "200"), // an office, or a school
+  MAX_TOKENS_PER_IP: v.optional(limit, "120"),
+  MAX_VISITORS_PER_IP: v.optional(limit, "60"),
+  MAX_CONNECTIONS: v.optional(limit),
   IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
   COUNT_BOTS: v.optional(v.picklist(["true", "false"], "true or false"), "false"),
 });
@@ -930,6 +937,7 @@ export class EmbeddedEngine implements Engine {
   #openedAt = Date.now();
   /** Undefined until it is first used, and after a failure: the next use opens it anew. */
   #database: DatabaseSync | undefined;
+  #isSound = false;
   #oldestMinute = 0;
   /** Spent nonces in two generations, one filling and one ageing; after a token's lifetime the older one is dropped. */
   #spent = new Set<number>();
@@ -960,7 +968,7 @@ export class EmbeddedEngine implements Engine {
     if (now < this.#openedAt) this.#openedAt = now - this.#tokenTtlMs; // the machine's clock was put back
     if (mintedAt < this.#openedAt) return false; // perhaps spent before the restart; the page asks for another
     if (this.#spent.has(nonce) || this.#spentBefore.has(nonce)) return false;
-    if (now >= this.#turnAt) {
+    if (now >= this.#turnAt || now < this.#turnAt - this.#tokenTtlMs) {
       this.#spentBefore = this.#spent;
       this.#spent = new Set();
       this.#turnAt = now + this.#tokenTtlMs;
@@ -1033,13 +1041,15 @@ export class EmbeddedEngine implements Engine {
   /** Does the work in one transaction. @throws {Error} when the file cannot be used; then nothing of it has happened. */
   #transact<Result>(work: (database: DatabaseSync) => Result): Result {
     try {
-      this.#database ??= openDatabase(this.#file);
+      this.#database ??= openDatabase(this.#file, this.#isSound);
+      this.#isSound = true;
       this.#database.exec("BEGIN");
       const result = work(this.#database);
       this.#database.exec("COMMIT");
       return result;
     } catch (error) {
       this.failures += 1;
+      this.#isSound &&= /locked|full/.test(messageOf(error));
       this.#database?.close(); // rolls back
       this.#database = undefined;
       throw new Error(`Cannot use ${this.#file}: ${messageOf(error)}`, { cause: error });
@@ -1064,13 +1074,13 @@ function keptPages(database: DatabaseSync): (site: string, page: string) => stri
 }
 
 /** Opens the file, made or migrated where need be. One that is no sound database is set aside, and a new one begun. */
-function openDatabase(file: string): DatabaseSync {
+function openDatabase(file: string, isSound: boolean): DatabaseSync {
   if (file !== ":memory:") mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
   const database = new DatabaseSync(file);
   try {
-    // No waiting for locks: it would hold up everybody's counts, and the journal tries again anyway.
+    // Hardly any waiting for locks: it would hold up everybody's counts, and the journal tries again anyway.
     database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 50");
-    const check = database.prepare("PRAGMA quick_check(1)").get()?.["quick_check"];
+    const check = isSound ? "ok" : database.prepare("PRAGMA quick_check(1)").get()?.["quick_check"]; // reads all of it
     if (check !== "ok") throw new Error(`database disk image is malformed: ${String(check)}`);
     const version = Number(database.prepare("PRAGMA user_version").get()?.["user_version"]);
     for (const [index, migration] of MIGRATIONS.entries())
@@ -1083,7 +1093,7 @@ function openDatabase(file: string): DatabaseSync {
     const aside = `${file}.broken-${Date.now()}`;
     for (const suffix of ["", "-wal", "-shm"]) if (existsSync(file + suffix)) renameSync(file + suffix, aside + suffix);
     log("error", "the database was broken and is set aside; a new one begins", { aside, message: messageOf(error) });
-    return openDatabase(file);
+    return openDatabase(file, false);
   }
 }
 
@@ -1194,7 +1204,8 @@ export class Journal {
   async peak(site: string): Promise<number> {
     const from = Math.floor(this.#wallClock() / MINUTE) - DAY_MINUTES;
     const past = await this.#engine.history(site, from, DAY_MINUTES).catch(() => []); // then what is known here
-    return Math.max(this.#rooms.count(site) ?? 0, this.#peaks.get(site)?.peak ?? 0, ...past.map(({ peak }) => peak));
+    const { minute = 0, peak: noted = 0 } = this.#peaks.get(site) ?? {};
+    return Math.max(this.#rooms.count(site) ?? 0, minute < from ? 0 : noted, ...past.map(({ peak }) => peak));
   }
 
   /** The median reading time of a page; while the engine is away, the one known before. */
@@ -1279,7 +1290,6 @@ export class Pages {
   readonly stats = { frames: 0, pings: 0, silent: 0, slow: 0 };
   /** Is told how long each change waited until all had been sent it, in milliseconds. */
   onBroadcast: (delayMs: number) => void = () => {};
-  draining = false;
   stale = false;
   readonly #open = new Set<OpenPage>();
   readonly #rooms: Rooms;
@@ -1288,6 +1298,9 @@ export class Pages {
   readonly #heartbeatMs: number;
   readonly #now: () => number;
   #flushing = false;
+  #sweptAt = Infinity;
+  /** Once the node stops: the seconds in which its pages are to come back. */
+  #window: string | undefined;
 
   constructor(rooms: Rooms, guard: Guard, journal: Journal, heartbeatMs: number, now = () => performance.now()) {
     this.#rooms = rooms;
@@ -1295,6 +1308,10 @@ export class Pages {
     this.#journal = journal;
     this.#heartbeatMs = heartbeatMs;
     this.#now = now;
+  }
+
+  get draining(): boolean {
+    return this.#window !== undefined;
   }
 
   /** How many pages are open or about to be. */
@@ -1324,7 +1341,8 @@ export class Pages {
     if (!this.#open.has(page)) return wire.close(CLOSE.goingAway, ""); // it took longer than it may
     page.wire = wire;
     page.heardAt = this.#now();
-    this.#tell(page);
+    if (this.#window === undefined) this.#tell(page);
+    else wire.close(CLOSE.restart, this.#window); // it was not there when all were told
   }
 
   /** Any sign of life; a pong has no other meaning. */
@@ -1392,7 +1410,10 @@ export class Pages {
   /** Looks after every page: frees those that never opened, closes the silent, pings and repeats when it is time. */
   sweep(): void {
     const now = this.#now();
+    const slept = now - this.#sweptAt > this.#heartbeatMs; // this process, and not its peers
+    this.#sweptAt = now;
     for (const page of this.#open) {
+      if (slept) page.heardAt = now;
       const silentMs = now - page.heardAt;
       if (page.wire === undefined) {
         if (silentMs > UPGRADE_MS) this.closed(page);
@@ -1428,9 +1449,8 @@ export class Pages {
 
   /** Sends everybody away with a time to come back in, and resolves when they are gone, or after 8 s. */
   async drain(): Promise<void> {
-    this.draining = true;
-    const window = Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / PAGES_A_SECOND));
-    for (const page of this.#open) page.wire?.close(CLOSE.restart, String(window));
+    this.#window = String(Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / PAGES_A_SECOND)));
+    for (const page of this.#open) page.wire?.close(CLOSE.restart, this.#window);
     const deadline = this.#now() + DRAIN_MS;
     while (this.#open.size > 0 && this.#now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
   }
@@ -1521,7 +1541,7 @@ function parseJson(text: string): unknown {
 const MAX_SITE_LABELS = 100; // the largest sites; a label for every site would be a flood of its own
 
 /** The metrics: `text` is what Prometheus reads; the others have no owner but the routes, which feed them. */
-function createMetrics(rooms: Rooms, pages: Pages, journal: Journal, engine: Engine) {
+function createMetrics(rooms: Rooms, sites: Sites, pages: Pages, journal: Journal, engine: Engine) {
   const registry = new Registry();
   const registers = [registry];
   const reads: (() => void)[] = [];
@@ -1532,7 +1552,7 @@ function createMetrics(rooms: Rooms, pages: Pages, journal: Journal, engine: Eng
   const watchSites = (name: string, help: string, read: (site: Site) => number) => {
     const metric = new Gauge({ name, help, labelNames: ["site"], registers });
     reads.push(
-      () => (metric.reset(), largest(rooms).forEach((site) => metric.set({ site: site.room.site }, read(site)))),
+      () => (metric.reset(), largest(rooms, sites).forEach((site) => metric.set({ site: site.room.site }, read(site)))),
     );
   };
   const buckets = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2];
@@ -1563,9 +1583,11 @@ function createMetrics(rooms: Rooms, pages: Pages, journal: Journal, engine: Eng
   };
 }
 
-/** The sites with the most visitors on this node, the largest first. */
-const largest = (rooms: Rooms) =>
-  [...rooms.sites()].toSorted((a, b) => (b.room.total ?? 0) - (a.room.total ?? 0)).slice(0, MAX_SITE_LABELS);
+/** The sites with the most visitors on this node, the largest first; those of SITES before any that a Host invented. */
+function largest(rooms: Rooms, { names }: Sites): Site[] {
+  const rank = ({ room }: Site) => (room.total ?? 0) + (names.has(room.site) ? 1e9 : 0);
+  return [...rooms.sites()].toSorted((a, b) => rank(b) - rank(a)).slice(0, MAX_SITE_LABELS);
+}
 
 // ── App ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The routes. Each refusal is a problem document (RFC 9457) that a page on another origin can read.
@@ -1613,9 +1635,16 @@ const TokenRequest = v.pipe(
 );
 const MAX_BODY_BYTES = 4_096;
 const CACHE_SIZE = 1_000; // origins, and browsers' names, that were judged already
+const MAX_NAME = 1_000; // characters of them
 const COOKIE_SECONDS = 30 * 86_400;
-const RANGES: Record<string, number> = { hour: 60, day: DAY_MINUTES, week: 7 * DAY_MINUTES, quarter: HISTORY_MINUTES };
+const RANGES = new Map([
+  ["hour", 60],
+  ["day", DAY_MINUTES],
+  ["week", 7 * DAY_MINUTES],
+  ["quarter", HISTORY_MINUTES],
+]);
 const MAX_POINTS = 720; // of a chart
+const MAX_LIST_LENGTH = 1_000_000; // characters of 10,000 pages with ordinary names; Deno holds it for each slow reader
 const PRIVATE = /^\/(dashboard|metrics)/; // what no other site may read with the operator's password
 const CSP =
   "default-src 'none'; script-src 'self' 'nonce-{{nonce}}'; style-src 'nonce-{{nonce}}'; connect-src 'self'; " +
@@ -1659,6 +1688,7 @@ export function createApp(parts: Parts): Hono<App> {
 }
 
 const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
+const originOf = (c: Context<App>) => c.req.header("origin")?.slice(0, MAX_NAME) ?? "";
 
 /** A refusal as an answer. */
 function problem(c: Context, reason: Reason, detail?: string): Response {
@@ -1676,7 +1706,7 @@ type Desk = ReturnType<typeof createDesk>;
 /** The parts, and what all routes need to read a request and to refuse it. */
 function createDesk(parts: Parts) {
   const { settings, sites, pages } = parts;
-  const metrics = createMetrics(parts.rooms, pages, parts.journal, parts.engine);
+  const metrics = createMetrics(parts.rooms, sites, pages, parts.journal, parts.engine);
   pages.onBroadcast = (delayMs) => metrics.broadcast.observe(delayMs / 1_000);
 
   const refuse = (c: Context, reason: Reason, detail?: string): Response => {
@@ -1684,20 +1714,18 @@ function createDesk(parts: Parts) {
     return problem(c, reason, detail);
   };
 
-  const refuseOrigin = (c: Context<App>) => {
-    const origin = c.req.header("origin")?.slice(0, 255) ?? "A request without Origin";
-    return refuse(c, "origin", `${origin} is not one of the SITES of this service`);
-  };
+  const refuseOrigin = (c: Context<App>) =>
+    refuse(c, "origin", `${originOf(c) || "A request without Origin"} is not one of the SITES of this service`);
 
   const isSecure = (c: Context<App>) =>
     settings.TRUST_PROXY > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
 
   /** The origin of a request and the site that it belongs to; no site unless it may be counted here. */
-  const embedder = (c: Context<App>) => embedders.memo(`${c.req.header("origin") ?? ""} ${hostOf(c)}`);
+  const embedder = (c: Context<App>) => embedders.memo(`${originOf(c)}\n${hostOf(c)}`);
   const embedders = new LRUCache<string, { origin: string; site: string | undefined }>({
     max: CACHE_SIZE,
     memoMethod: (key) => {
-      const [header, host = ""] = key.split(" ");
+      const [header, host = ""] = key.split("\n"); // which no header can hold
       const origin = webUrl(header);
       return { origin: origin?.origin ?? "", site: sites.byOrigin(origin, host) };
     },
@@ -1706,6 +1734,7 @@ function createDesk(parts: Parts) {
   /** A question about a site (the named one, else the asking page's, else the service's own) or about a page of it. */
   const about = (answer: (c: Context<App>, site: string, page?: string) => Answer) => async (c: Context<App>) => {
     const { site: name, page: asked } = c.req.query();
+    if (name === undefined) c.header("Vary", "Referer");
     const asking = webUrl(c.req.header("origin") ?? c.req.header("referer"));
     const site = name === undefined ? (sites.byOrigin(asking, hostOf(c)) ?? hostOf(c)) : sites.byName(name, hostOf(c));
     if (site === undefined) return refuse(c, "site");
@@ -1734,11 +1763,12 @@ function addVisitorRoutes(app: Hono<App>, desk: Desk): void {
 
   app.post("/token", limitBody, async (c) => {
     const key = c.get("key");
+    const { origin, site } = embedder(c);
+    if (site === undefined) return refuseOrigin(c); // and uses up nothing: any page can make its readers ask
     const limited = guard.tokenRequest(key);
     if (limited !== undefined) return refuse(c, limited);
-    const { origin, site } = embedder(c);
-    if (site === undefined) return refuseOrigin(c);
-    if (settings.COUNT_BOTS === "false" && bots.memo(c.req.header("user-agent") ?? "")) return refuse(c, "bot");
+    if (settings.COUNT_BOTS === "false" && bots.memo(c.req.header("user-agent")?.slice(0, MAX_NAME) ?? ""))
+      return refuse(c, "bot");
     const text = await c.req.text().catch(() => "cut off"); // no JSON, and therefore refused
     const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
     if (!body.success) return refuse(c, "body");
@@ -1827,10 +1857,17 @@ function addPublicRoutes(app: Hono<App>, { rooms, pages, journal, engine, assets
   const readAll = async (site: string): Promise<string> => {
     const byPage = Map.groupBy(await engine.readings(site), (sum) => sum.page).entries();
     const readings = Array.from(byPage, ([name, its]) => Object.assign({ page: name }, readingOf(its)));
-    return JSON.stringify({ pages: readings.toSorted((a, b) => b.seconds - a.seconds) });
+    let room = MAX_LIST_LENGTH;
+    const mostRead = readings.toSorted((a, b) => b.seconds - a.seconds);
+    return JSON.stringify({ pages: mostRead.filter(({ page }) => (room -= page.length + 70) > 0) });
   };
   /** Of 10,000 pages they take a tenth of a second, and anybody may ask: for 2 s everybody is told the same. */
-  const allReadings = new LRUCache<string, Promise<string>>({ max: MAX_OWN_SITES, ttl: 2_000, memoMethod: readAll });
+  const allReadings = new LRUCache<string, Promise<string>>({
+    max: MAX_OWN_SITES,
+    ttl: 2_000,
+    ttlAutopurge: true,
+    memoMethod: readAll,
+  });
   app.get("/reading", answerReading);
 
   for (const name of ["widget.js", "debug.js"] as const) {
@@ -1847,7 +1884,7 @@ function addPublicRoutes(app: Hono<App>, { rooms, pages, journal, engine, assets
 
 /** The password in front of the operator's routes, and what the dashboard and Prometheus are fed with. */
 function addOperatorRoutes(app: Hono<App>, desk: Desk): void {
-  const { settings, guard, rooms, pages, journal, engine, metrics, refuse, about, password } = desk;
+  const { settings, sites, guard, rooms, pages, journal, engine, metrics, refuse, about, password } = desk;
   const authorization = `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
   const operator: MiddlewareHandler<App> = async (c, next) => {
     const given = c.req.header("authorization");
@@ -1881,8 +1918,8 @@ function addOperatorRoutes(app: Hono<App>, desk: Desk): void {
 
   /** The largest sites, and those of SITES where nobody is now: they have a past to look at. */
   const shownSites = () => {
-    const names = largest(rooms).map(({ room }) => room.site);
-    return [...new Set(names.concat(...desk.sites.names))].slice(0, MAX_SITE_LABELS);
+    const names = largest(rooms, sites).map(({ room }) => room.site);
+    return [...new Set(names.concat(...sites.names))].slice(0, MAX_SITE_LABELS);
   };
   const siteState = async (name: string) => {
     const site = rooms.site(name);
@@ -1898,7 +1935,7 @@ function addOperatorRoutes(app: Hono<App>, desk: Desk): void {
   };
 
   const answerHistory = about(async (c, site) => {
-    const minutes = RANGES[c.req.query("range") ?? "hour"];
+    const minutes = RANGES.get(c.req.query("range") ?? "hour");
     if (minutes === undefined) return refuse(c, "unknown");
     const step = Math.ceil(minutes / MAX_POINTS);
     const to = Math.floor(Date.now() / MINUTE);
@@ -2064,7 +2101,8 @@ async function main(): Promise<void> {
   const engine = await openEngine(settings);
   const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
   const guard = new Guard(settings);
-  const rooms = new Rooms(settings.GRACE_SECONDS * 1_000, engine.share?.({ total: changeTotal, stale: changeStale }));
+  const listener = { total: changeTotal, stale: (stale: boolean) => pages.setStale(stale) };
+  const rooms = new Rooms(settings.GRACE_SECONDS * 1_000, engine.share?.(listener));
   const sites = new Sites(settings.SITES);
   const journal = new Journal(engine, rooms, sites);
   const pages = new Pages(rooms, guard, journal, settings.HEARTBEAT_SECONDS * 1_000);
@@ -2075,17 +2113,14 @@ async function main(): Promise<void> {
     rooms.setTotal(room, total, performance.now());
     pages.flushSoon();
   }
-  function changeStale(stale: boolean) {
-    pages.setStale(stale);
-  }
 
+  const port = listen(createApp(parts), pages, settings); // first: who cannot listen must not take what is held
   const now = performance.now();
   const held = await engine.held().catch((error: unknown) => (report(error), [])); // a dip is better than nothing at all
   for (const member of held) rooms.hold(member, now + HOLD_MS, now);
-  const port = listen(createApp(parts), pages, settings);
   const stopClocks = pages.start();
   announce(parts, port);
-  await new Promise((resolve) => ["SIGINT", "SIGTERM"].forEach((signal) => process.once(signal, resolve)));
+  await new Promise((resolve) => ["SIGINT", "SIGTERM"].forEach((signal) => process.on(signal, resolve)));
 
   log("info", "stopping", { pages: pages.size });
   await engine.hold(rooms.members()).catch(report); // before any page leaves

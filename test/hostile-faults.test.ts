@@ -6,6 +6,7 @@ import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { createServer } from "node:net";
 import { ask, type Page, type Visitor } from "./support/client.ts";
 import { crowd, figure, forgive, makeLink, Ordeal, raw, unlimited } from "./support/hostile.ts";
 import { atTheEnd, temporaryFolder } from "./support/leftovers.ts";
@@ -174,6 +175,38 @@ function faults(runtime: Runtime): void {
       const after = await Ordeal.begin(it.service, site);
       await after.survives(0, 30_000);
     }));
+
+  test("25. a second SIGTERM changes nothing, and a start that fails takes nothing of what is held", async () => {
+    const folder = temporaryFolder();
+    const it = await own({ DATA: folder });
+    const pages = await crowd(Array.from({ length: 3 }), 3, () => it.visitor().open());
+    await it.survives(3);
+    const stopped = it.service.stop();
+    process.kill(it.service.pid, "SIGTERM");
+    expect(await stopped).toBe(0);
+    for (const page of pages) page.vanish();
+    const squatter = createServer().listen(Number(new URL(it.url).port), "0.0.0.0");
+    await new Promise((resolve) => squatter.once("listening", resolve));
+    expect(await it.service.start().catch(String)).toContain("Cannot listen on");
+    await new Promise((resolve) => squatter.close(resolve));
+    await it.service.start();
+    expect(await it.count()).toBe(4); // with the watcher
+    const after = await Ordeal.begin(it.service, site);
+    await after.survives(0, 30_000);
+  });
+
+  test("a service that was frozen for longer than two heartbeats loses none of its pages", async () => {
+    const it = await own({ HEARTBEAT_SECONDS: 2 });
+    const pages = await crowd(Array.from({ length: 5 }), 5, () => it.visitor().open());
+    process.kill(it.service.pid, "SIGSTOP");
+    await sleep(6_000);
+    process.kill(it.service.pid, "SIGCONT");
+    await sleep(3_000);
+    await it.survives(5);
+    expect(pages.every((page) => page.open)).toBe(true);
+    for (const page of pages) page.vanish();
+    await it.survives();
+  });
 
   test("25. while it drains readiness is 503 and newcomers are told when to come back; a deaf page cannot hold it up for 10 s", async () => {
     const it = await own();

@@ -158,6 +158,12 @@ describe("journal", () => {
     await journal.record([], clock.now);
     expect(await journal.peak("example.com")).toBe(1);
     expect(await engine.highest("example.com")).toEqual({ minute: start, peak: 3 });
+    rooms.close(pages[0]!, clock.now);
+    pass(10);
+    rooms.tick(clock.now);
+    await journal.record([], clock.now);
+    clock.wall += 25 * 60 * MINUTE;
+    expect(await journal.peak("example.com")).toBe(0);
   });
 
   test("journal: sites that only a Host header invented are kept in small number", async () => {

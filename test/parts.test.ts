@@ -144,11 +144,33 @@ describe("names and addresses", () => {
     ["10.0.0.1", "6.6.6.6, 192.0.2.1, 10.0.0.2", 2, "192.0.2.1"],
     ["10.0.0.1", "192.0.2.1", 2, "10.0.0.1"],
     ["10.0.0.1", "nonsense", 1, "10.0.0.1"],
+    ["10.0.0.1", "192.0.2.1:5678", 1, "192.0.2.1"],
+    ["10.0.0.1", "[2001:db8::1]:5678", 1, "2001:db8::1"],
     ["::ffff:192.0.2.1", undefined, 0, "192.0.2.1"],
     ["2001:DB8:0:0::1", undefined, 0, "2001:db8::1"],
   ])("addresses: socket %p, X-Forwarded-For %p and %d proxies make %p", (socket, forwarded, hops, address) => {
     expect(clientAddress(socket, forwarded, hops)).toBe(address);
   });
+
+  test.each([
+    ["192.0.2.1", "192.0.2.1", true],
+    ["::ffff:192.0.2.1", "192.0.2.1", true],
+    ["192.0.2.0/24", "192.0.2.255", true],
+    ["192.0.2.0/24", "192.0.3.1", false],
+    ["::ffff:192.0.2.0/120", "192.0.2.255", true],
+    ["::ffff:192.0.2.0/120", "192.0.3.1", false],
+    ["2001:db8::/32", "2001:db8:1::1", true],
+    ["::/0", "192.0.2.1", false],
+  ])("addresses: DENY %p against %p: %p", (entry, address, isDenied) => {
+    expect(new Guard(readSettings({ DENY: entry })).address(address)).toBe(isDenied ? "address" : undefined);
+  });
+
+  test.each(["10", "192.0.2", "10/8", "0x7f000001", "192.0.2.1/33", "example.com", "2001:db8::/129"])(
+    "addresses: %p is no block",
+    (entry) => {
+      expect(() => readSettings({ DENY: entry })).toThrow("Cannot read DENY");
+    },
+  );
 
   test("addresses: limits see IPv6 by /64", () => {
     expect(limitKey("2001:db8:1:2:3:4:5:6")).toBe(limitKey("2001:db8:1:2::9"));
@@ -345,6 +367,22 @@ describe("routes", () => {
     expect((await request("/count", {}, "192.0.2.2")).status).toBe(200);
   });
 
+  test("routes: an Origin that is none, or not of SITES, is refused and uses up nothing", async () => {
+    const { token } = setUp({ MAX_TOKENS_PER_IP: "2" });
+    const origins = ["https://evil.example", "https://example.com anything", "https://count.example count.example"];
+    for (let i = 0; i < 30; i += 1)
+      for (const Origin of origins) expect((await token({}, { Origin })).status).toBe(403);
+    expect((await token()).status).toBe(200);
+  });
+
+  test("routes: shared caches keep what is told by Referer or Origin apart", async () => {
+    const { request } = setUp();
+    for (const path of ["/count", "/badge.svg"]) {
+      expect((await request(path)).headers.get("vary")).toBe("Referer, Origin");
+      expect((await request(`${path}?site=example.com`)).headers.get("vary")).toBe("Origin");
+    }
+  });
+
   test("routes: the limit of pages holds at the token and again at the upgrade", async () => {
     const { token, granted, connect, ticket } = setUp({ MAX_PAGES_PER_VISITOR: "1", MAX_PAGES_PER_IP: "2" });
     const first = await granted();
@@ -397,6 +435,35 @@ describe("routes", () => {
       expect(lines).toContain(line);
   });
 
+  test("routes: sites that a Host invents never take the place of those of SITES", async () => {
+    const { request, rooms } = setUp({ SITES: "example.com" });
+    for (let at = 0; at < 120; at += 1)
+      for (const visitor of ["a", "b"]) rooms.open(visitor, `invented-${at}.example`, "/", "192.0.2.1", 0);
+    rooms.open("a", "example.com", "/", "192.0.2.1", 0);
+    const headers = { Authorization: authorizationOf("correct horse") };
+    const metrics = await (await request("/metrics", { headers })).text();
+    expect(metrics).toContain('headcount_visitors_online{site="example.com"} 1');
+    const { sites } = (await (await request("/dashboard/state", { headers })).json()) as { sites: { site: string }[] };
+    expect(sites.map(({ site }) => site)).toContain("example.com");
+    expect(sites.length).toBe(100);
+  });
+
+  test("routes: the reading times of a site are one million characters at most, those most read first", async () => {
+    const { request, engine } = setUp();
+    const readings = Array.from({ length: 2_000 }, (_, at) => ({
+      site: "example.com",
+      page: `/${at}/${"x".repeat(1_000)}`,
+      bucket: 13,
+      views: 1,
+      seconds: at,
+    }));
+    await engine.record({ readings, peaks: [] });
+    const text = await (await request("/reading")).text();
+    expect(text.length).toBeGreaterThan(900_000);
+    expect(text.length).toBeLessThan(1_000_000);
+    expect((JSON.parse(text) as { pages: { page: string }[] }).pages[0]?.page).toStartWith("/1999/");
+  });
+
   test("routes: reading times are told for a page, and for a site most read first", async () => {
     const { request, pages, ticket, connect, admitted, engine } = setUp();
     const sums = (page: string, seconds: number) => ({ site: "example.com", page, bucket: 13, views: 1, seconds });
@@ -427,6 +494,7 @@ describe("routes", () => {
     expect(Math.max(...week.points.map(({ peak }) => peak))).toBe(2_005);
     for (const { minute } of week.points) expect(minute % week.step).toBe(0);
     expect((await history("quarter")).step).toBe(180);
+    expect(await history("constructor")).toMatchObject({ status: 404 });
   });
 
   test("routes: while the service drains it is alive but not ready, and newcomers are told when to come back", async () => {
@@ -437,6 +505,14 @@ describe("routes", () => {
     expect((await request("/readyz")).status).toBe(503);
     const refused = await token();
     expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
+    const sent: unknown[] = []; // the socket of the page that was let in before is complete only now
+    const wire = {
+      readyState: 1,
+      send: (text: string) => sent.push(text),
+      close: (...how: unknown[]) => sent.push(how),
+    };
+    for (const page of admitted) pages.opened(page, wire);
+    expect(sent).toEqual([[1012, "1"]]);
     for (const page of admitted) pages.closed(page);
     await drained;
   });
