@@ -16,7 +16,7 @@ export async function within<T>(ms: number, what: string | (() => string), promi
 }
 
 /** Asks again until the answer is truthy. For what sends no event; a frame is awaited with `Page.shows`. */
-export async function until<T>(what: string, ask: () => T | Promise<T>, ms = 5000): Promise<T> {
+export async function until<T>(what: string, ask: () => T | Promise<T>, ms = 5000): Promise<NonNullable<T>> {
   const end = performance.now() + ms;
   for (;;) {
     const answer = await ask();
