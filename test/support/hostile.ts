@@ -222,9 +222,8 @@ export async function makeLink(): Promise<Link> {
   atTheEnd(() => Bun.which("ip", { PATH: toolPath }) && Bun.spawnSync(["ip", "netns", "del", id], options));
   if (Bun.which("ip", { PATH: toolPath }) === null) return new StallingProxy();
   for (const step of steps) if (!(await run(...step.split(" ")))) return new StallingProxy();
-  const drop = async (chain: string, side: string, port: number): Promise<void> => {
-    if (!(await run(...inside, "iptables", "-A", chain, "-p", "tcp", side, String(port), "-j", "DROP")))
-      throw new Error("Cannot drop packets");
+  const drop = async (...packets: string[]): Promise<void> => {
+    if (!(await run(...inside, "iptables", "-A", ...packets, "-j", "DROP"))) throw new Error("Cannot drop packets");
   };
   return {
     inside,
@@ -232,8 +231,9 @@ export async function makeLink(): Promise<Link> {
     name: "packets dropped both ways in a network namespace",
     to: (url) => Promise.resolve(url),
     cut: async ({ port }) => {
-      await drop("INPUT", "--sport", port);
-      await drop("OUTPUT", "--dport", port);
+      // On this link only: behind it, nginx may talk to the service from a port of the same number.
+      await drop("INPUT", "-i", "up0", "-p", "tcp", "--sport", String(port));
+      await drop("OUTPUT", "-o", "up0", "-p", "tcp", "--dport", String(port));
     },
   };
 }
