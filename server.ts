@@ -42,7 +42,7 @@ import { LRUCache } from "lru-cache";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import * as v from "valibot";
 
-// ── Log and files ────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Log and files ───────────────────────────────────────────────────────────────────────────────────────────────────
 // What any part may do: write a line, survive a failure, and know whether there are still files to open.
 
 /** Writes a line for an event: words on a terminal, JSON elsewhere. Values are escaped, so that nobody forges a line. */

@@ -5,8 +5,8 @@
 import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
 import { createServer } from "node:net";
+import { dirname, join } from "node:path";
 import { ask, type Page, type Visitor } from "./support/client.ts";
 import { crowd, figure, forgive, makeLink, Ordeal, raw, unlimited } from "./support/hostile.ts";
 import { atTheEnd, temporaryFolder } from "./support/leftovers.ts";
@@ -386,6 +386,9 @@ function faults(runtime: Runtime): void {
       expect(headers.get("connection")).toContain("close");
     }
     await slow;
+    const busy = cpuSeconds(it.service.pid);
+    await sleep(1_000);
+    expect(cpuSeconds(it.service.pid) - busy).toBeLessThan(0.9); // it does not spin on accept
     await it.survives(pages.length);
     pages.pop()?.vanish();
     await it.survives(pages.length);
