@@ -11,7 +11,7 @@ import { minify_sync as minify } from "terser";
 /** Bytes of Brotli, paid by every visitor of every site. Lower it when the widget gets smaller; never raise it. */
 const WIDGET_BUDGET = 1470;
 
-/** What the service serves, by name: x.js is made from widget/x.ts, all else from widget/ as it is named. */
+/** What the service serves: x.js is made from widget/x.ts, x.html from widget/pages/x.html; an image stays as it is. */
 const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"];
 const DOCS = "README.md"; // served as it is
 
@@ -88,11 +88,13 @@ function report(files: Record<string, string>) {
   }
 }
 
+const sourceOf = (asset: string) => (asset.endsWith(".html") ? `widget/pages/${asset}` : `widget/${asset}`);
+
 function main() {
   const assets = Object.fromEntries(
     ASSETS.map((name) => [
       name,
-      name.endsWith(".js") ? browser(`widget/${name.replace("js", "ts")}`) : page(`widget/${name}`),
+      name.endsWith(".js") ? browser(`widget/${name.replace("js", "ts")}`) : page(sourceOf(name)),
     ]),
   );
   assets[DOCS] = read(DOCS);

@@ -2,7 +2,7 @@
  * The check page: tries from this browser what the widget does, and asks the service what it saw of that. It is an
  * observer, counted nowhere. Each check is a function that returns a finding; the list shows them as they come.
  */
-import { hostOf, policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "./advice.ts";
+import { hostOf, policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "../advice.ts";
 
 /** What the service saw of a request. */
 interface Seen {

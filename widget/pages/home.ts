@@ -1,5 +1,5 @@
 /** The home page: words for what the widget says in numbers, and the copy button. */
-import type { HeadcountState } from "./headcount.d.ts";
+import type { HeadcountState } from "../headcount.d.ts";
 
 const byId = (id: string) => document.getElementById(id)!;
 
