@@ -385,18 +385,19 @@ export class Rooms {
   /** A connection opens: it joins the audience of its page and, unless it only observes, its visitor is counted. */
   open(viewer: Viewer, siteName: string, page: string, now: number): void {
     const site = this.#openSite(siteName);
+    const room = this.#openRoom(site, page);
     viewer.site = site;
     site.audience += 1;
     this.#connections += 1;
     this.#enter(viewer, site.room, now);
-    this.#show(viewer, page, now);
+    this.#show(viewer, room, now);
     if (site.audience === 1) site.room.published = site.room.total; // the first frame tells it
   }
 
   /** The connection now shows another page of its site. The number of the site cannot change. */
   move(viewer: Viewer, page: string, now: number): void {
     this.#leave(viewer, ownRoom(viewer.room), now);
-    this.#show(viewer, page, now);
+    this.#show(viewer, this.#openRoom(ownSite(viewer.site), page), now);
   }
 
   /** The connection closed. Called once for each connection that was opened. */
@@ -484,8 +485,7 @@ export class Rooms {
   }
 
   /** The connection joins the audience of a page. */
-  #show(viewer: Viewer, page: string, now: number): void {
-    const room = this.#openRoom(ownSite(viewer.site), page);
+  #show(viewer: Viewer, room: RoomState, now: number): void {
     viewer.room = room;
     room.audience.add(viewer);
     this.#enter(viewer, room, now);
