@@ -52,7 +52,7 @@ import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
 import * as v from "valibot";
 import { createFileCheck, Guard, openFilesLimit, problem, type Reason, REFUSALS } from "./edge/guard.ts";
-import { guarded, log, report } from "./edge/log.ts";
+import { droppedLines, flushLog, guarded, isTerminal, log, print, report } from "./edge/log.ts";
 import {
   AllowedSites,
   clientAddress,
@@ -1357,7 +1357,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
   const connections = new Connections({ rooms, guard, journal, heartbeatMs, onBroadcast, clock });
-  metrics.watch({ live: rooms, listedSites, connections, journal, engine });
+  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines });
   engine.cluster?.listen({
     total: (room, total) => {
       rooms.setTotal(room, total);
@@ -1431,14 +1431,16 @@ function announce({ settings, password }: Service, port: number): void {
   const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!process.stdout.isTTY) return log("info", "ready", { url, snippet, ...credentials });
+  if (!isTerminal) return log("info", "ready", { url, snippet, ...credentials });
   const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password}, made for this run)` : "";
-  process.stdout.write(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n\n`);
-  process.stdout.write(`Dashboard: ${url}dashboard${generated}\n`);
+  print(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
+  print(`Dashboard: ${url}dashboard${generated}`);
 }
 
 const untilSignal = (...signals: NodeJS.Signals[]) =>
   new Promise((resolve) => signals.forEach((signal) => process.on(signal, resolve)));
+
+const LAST_LINES_MS = 500;
 
 async function main(): Promise<void> {
   const openFiles = openFilesLimit();
@@ -1448,9 +1450,10 @@ async function main(): Promise<void> {
   const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
   const stop = await startService(service);
   announce(service, port);
-  await untilSignal("SIGINT", "SIGTERM");
+  await untilSignal("SIGINT", "SIGTERM", "SIGHUP");
   log("info", "stopping", { pages: service.connections.size });
   await stop();
+  await flushLog(LAST_LINES_MS);
   process.exit(0);
 }
 
