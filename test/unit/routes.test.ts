@@ -89,13 +89,13 @@ describe("routes", () => {
       expect(cookie).toContain(part);
   });
 
-  test("routes: ten times over the token limit an address is denied everything, and others are not", async () => {
+  test("routes: ten times over the token limit an address may not come in, but may still look", async () => {
     const { token, request } = await setUp({ MAX_TOKENS_PER_IP: "2" });
     const seen = [];
     for (let i = 0; i < 22; i += 1) seen.push((await token({ observe: true })).status);
     expect(seen).toEqual([200, 200, ...Array.from({ length: 19 }, () => 429), 403]);
-    expect((await request("/count")).status).toBe(403);
-    expect((await request("/count", {}, "192.0.2.2")).status).toBe(200);
+    expect((await token({ observe: true }, {}, "192.0.2.2")).status).toBe(200);
+    for (const path of ["/count", "/healthz", "/", "/widget.js"]) expect((await request(path)).status).toBe(200);
   });
 
   test("routes: an Origin that is none, or not of SITES, is refused and uses up nothing", async () => {
@@ -249,5 +249,42 @@ describe("routes", () => {
     const response = await app.request(`/ws?token=${await ticket()}`, { headers }, { address: "192.0.2.1", upgrade });
     expect(response.status).toBe(500);
     expect(await response.text()).not.toMatch(/secret|server\.ts/);
+  });
+
+  test("routes: with IDENTITY=hash, new visitors of an address are limited too", async () => {
+    const { token } = await setUp({ IDENTITY: "hash", MAX_VISITORS_PER_IP: "5" });
+    const statuses = [];
+    for (let i = 0; i < 8; i += 1) statuses.push((await token({}, { "User-Agent": `${FIREFOX} ${i}` })).status);
+    expect(statuses).toEqual([200, 200, 200, 200, 200, 429, 429, 429]);
+    expect((await token({}, { "User-Agent": `${FIREFOX} 0` })).status).toBe(200); // known already
+  });
+
+  test("routes: a foreign page learns from /check/request whether a site is allowed, and nothing else", async () => {
+    const { request } = await setUp({ TRUST_PROXY: "1" });
+    const path = "/check/request?site=https://example.com";
+    const headers = { "X-Forwarded-For": "10.0.0.7, 192.0.2.9" };
+    const foreign = await (await request(path, { headers })).json();
+    expect(foreign).toEqual({ site: "example.com" });
+    const own = await (await request(path, { headers: { ...headers, Origin: "http://count.example" } })).json();
+    expect(own).toMatchObject({ site: "example.com", address: "192.0.2.9", host: "count.example" });
+  });
+
+  test("routes: the service's own site has one name, whatever the case of Host", async () => {
+    const { request, connect, ticket, token } = await setUp();
+    const own = { Host: "Count.Example", Origin: "http://count.example" };
+    const { token: good } = await answer(await token({}, own));
+    expect((await connect(good, own)).status).toBe(101);
+    expect(await ticket()).toBeTruthy();
+    const count = await (await request("/count", { headers: { Host: "COUNT.example", Origin: "" } })).json();
+    expect(count).toMatchObject({ site: 1 });
+  });
+
+  test("routes: the service's own page is counted under the entry of SITES that covers it", async () => {
+    const { request, connect, token } = await setUp({ SITES: "*.example.com" });
+    const own = { Host: "count.example.com", Origin: "http://count.example.com" };
+    const { token: good } = await answer(await token({}, own));
+    expect((await connect(good, own)).status).toBe(101);
+    const count = await (await request("/count", { headers: { Host: "count.example.com", Origin: "" } })).json();
+    expect(count).toMatchObject({ site: 1 });
   });
 });
