@@ -370,6 +370,11 @@ export class Rooms {
     return typeof presence === "number" ? presence : 0;
   }
 
+  /** Whether the visitor has no other connection on the same page. */
+  isOnlyConnection({ visitor, room }: Viewer): boolean {
+    return room.members.get(visitor) === 1;
+  }
+
   /** The highest count of each site since the last call. */
   takePeaks(): { site: string; peak: number }[] {
     return Array.from(this.#sites.values(), ({ room }) => {
@@ -587,9 +592,11 @@ export class Connection implements Viewer, View {
   declare readonly site: Site;
   declare readonly room: Room;
 
-  readonly activeSince: number | undefined;
+  readonly beganAt = 0;
+  readonly activeSince: number | undefined = undefined;
   readonly activeMs = 0;
   readonly recordedSeconds: number | undefined = undefined;
+  readonly isRecorded = false;
 
   /** The key by which the limits of its address are counted. */
   readonly addressKey: string;
@@ -604,7 +611,6 @@ export class Connection implements Viewer, View {
 
   constructor(visitor: string, addressKey: string, now: number) {
     this.visitor = visitor;
-    this.activeSince = now;
     this.addressKey = addressKey;
     this.lastHeardAt = now;
     this.pingAt = now;
@@ -717,6 +723,7 @@ export class Connections {
     connection.pingAt += this.#clock.random() * this.#heartbeatMs; // spread, so that pings do not come all at once
     connection.repeatAt += REPEAT_MS;
     this.#rooms.open(connection, site, page, now);
+    this.#journal.beginView(connection, this.#rooms.isOnlyConnection(connection), now);
     this.#guard.pageOpened(addressKey);
     this.#open.add(connection);
     this.flushSoon();
@@ -860,6 +867,7 @@ export class Connections {
     if (page === connection.room.page) return;
     this.#journal.endView(connection, now);
     this.#rooms.move(connection, page, now);
+    this.#journal.beginView(connection, this.#rooms.isOnlyConnection(connection), now);
     this.#sendAll(connection);
     this.refresh(connection).catch(report);
     this.flushSoon();

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import type { Connection } from "../../server.ts";
 import { authorizationOf } from "../support/client.ts";
-import { PASSWORD, testService, viewer } from "../support/unit.ts";
+import { FakeClock, PASSWORD, testService, viewer } from "../support/unit.ts";
 
 const FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 const OPERATOR = { Authorization: authorizationOf(PASSWORD) };
@@ -10,7 +10,8 @@ const answer = async (response: Response) => (await response.json()) as { token:
 
 /** The routes over real parts; `connect` lets a connection in as the runtime would. */
 async function setUp(environment: Record<string, string> = {}) {
-  const service = await testService(environment);
+  const clock = new FakeClock();
+  const service = await testService(environment, clock);
   const { app } = service;
   const admitted: Connection[] = [];
   const upgrade = (connection: Connection) => {
@@ -31,7 +32,7 @@ async function setUp(environment: Record<string, string> = {}) {
   const ticket = async (body: object = {}) => (await granted(body)).token;
   const connect = async (ticketText: string, headers: Record<string, string> = {}) =>
     request(`/ws?token=${ticketText}`, { headers: { Upgrade: "websocket", ...headers } });
-  return { ...service, admitted, request, token, granted, ticket, connect };
+  return { ...service, clock, admitted, request, token, granted, ticket, connect };
 }
 
 describe("routes", () => {
@@ -47,7 +48,7 @@ describe("routes", () => {
   });
 
   test("routes: a handshake that the runtime refuses leaves nobody counted after grace", async () => {
-    const { app, connections, ticket, rooms } = await setUp();
+    const { app, connections, ticket, rooms, clock } = await setUp();
     const headers = { Upgrade: "websocket", Origin: "https://example.com", Host: "count.example" };
     const response = await app.request(
       `/ws?token=${await ticket()}`,
@@ -56,7 +57,7 @@ describe("routes", () => {
     );
     expect(response.status).toBe(400);
     expect(connections.size).toBe(0);
-    rooms.tick(performance.now() + 6_000);
+    rooms.tick(clock.time + 6_000);
     expect(rooms.count("example.com") ?? 0).toBe(0);
   });
 
@@ -197,10 +198,11 @@ describe("routes", () => {
   });
 
   test("routes: reading times are told for a page, and for a site most read first", async () => {
-    const { request, connections, ticket, connect, admitted, engine } = await setUp();
+    const { request, connections, ticket, connect, admitted, engine, clock } = await setUp();
     const sums = (page: string, seconds: number) => ({ site: "example.com", page, bucket: 13, views: 1, seconds });
     await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [] });
     await connect(await ticket({ page: "/c" }));
+    clock.time += 2_000;
     for (const connection of admitted) connections.closed(connection);
     await connections.record();
     const body = async (path: string) => (await request(path)).json();
