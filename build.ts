@@ -7,13 +7,10 @@ import { dirname, join } from "node:path";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { type BuildOptions, buildSync } from "esbuild";
 import { minify_sync as minify } from "terser";
+import { ASSETS, type Assets } from "./edge/pages.ts";
 
 /** Bytes of Brotli, paid by every visitor of every site. Lower it when the widget gets smaller; never raise it. */
 const WIDGET_BUDGET = 1470;
-
-/** What the service serves: x.js is made from widget/x.ts, x.html from widget/pages/x.html; an image stays as it is. */
-const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"];
-const DOCS = "README.md"; // served as it is
 
 const here = import.meta.dirname;
 const read = (path: string) => readFileSync(join(here, path), "utf8");
@@ -61,7 +58,7 @@ function page(entry: string): string {
 }
 
 /** The service with all it needs inside: runtime modules stay outside, and `BUNDLED` holds the assets. */
-function service(entry: string, assets: Record<string, string>): string {
+function service(entry: string, assets: Assets): string {
   return bundle(entry, {
     platform: "node",
     format: "esm",
@@ -88,16 +85,15 @@ function report(files: Record<string, string>) {
   }
 }
 
-const sourceOf = (asset: string) => (asset.endsWith(".html") ? `widget/pages/${asset}` : `widget/${asset}`);
+/** The text of an asset: x.js is bundled from widget/x.ts, x.html from widget/pages/x.html; others stay as they are. */
+function asset(name: (typeof ASSETS)[number]): string {
+  if (name.endsWith(".js")) return browser(`widget/${name.replace(/js$/, "ts")}`);
+  if (name.endsWith(".html")) return page(`widget/pages/${name}`);
+  return read(name.endsWith(".md") ? name : `widget/${name}`);
+}
 
 function main() {
-  const assets = Object.fromEntries(
-    ASSETS.map((name) => [
-      name,
-      name.endsWith(".js") ? browser(`widget/${name.replace("js", "ts")}`) : page(sourceOf(name)),
-    ]),
-  );
-  assets[DOCS] = read(DOCS);
+  const assets = Object.fromEntries(ASSETS.map((name) => [name, asset(name)])) as Assets;
   const files: Record<string, string> = { ...assets, "server.js": service("server.ts", assets) };
 
   mkdirSync(join(here, "dist"), { recursive: true });

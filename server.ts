@@ -1,253 +1,80 @@
 /**
  * Headcount: how many people are on this site right now?
  *
- * A page that carries the script tag opens one WebSocket to this service. The service counts the people behind those
- * sockets and writes the number back into every page as it changes. This file is that service, whole.
+ * A page that carries the script tag opens one WebSocket to this service. The service counts the visitors behind those
+ * sockets and writes the number back into every page as it changes. This file is all of that.
  *
- * The ideas, smallest first:
+ * The words, smallest first:
  *
- *   visitor   a browser, known by a random id that this service has signed. Never a tab, a socket or an address.
- *   page      a name on a site ("/about"). An open page is one tab showing it: one visitor, one socket.
- *   site      an entry of SITES, chosen by the Origin header, which a browser does not let its pages forge.
- *   room      whatever has a number of its own: a site, or one page of it. Its members are visitors, each there once,
- *             however many pages they hold open. Its audience are the open pages that show its number.
- *   token     a signed, single-use ticket from `POST /token` to `GET /ws`, so that every refusal can be read by the page
- *             as an HTTP answer, and nobody opens sockets without having been weighed.
- *   engine    what must outlive this process, or be agreed upon by several: secrets, spent tokens, the journal's sums.
- *   journal   how long pages are read, and how many people were online when.
+ *   visitor      a browser, known by a random id that this service has signed; never a tab, a socket or an address
+ *   page         a name on a site, such as "/about"
+ *   connection   one open tab and its socket: one visitor on one page
+ *   site         an entry of SITES, chosen by the Origin header, which a browser does not let its pages forge
+ *   room         whatever has a number of its own: a site, or one page of it. Its members are visitors, each there once,
+ *                however many connections they have. Its audience is the connections that show its number
+ *   token        a signed, single-use ticket from `POST /token` to `GET /ws`. All refusals can happen at `/token`, where
+ *                a page can read the answer
+ *   engine       keeps what must outlive this process or be agreed upon by several nodes (engine/)
+ *   journal      what owners look at afterwards: reading times and peaks (stats/)
  *
- * Who owns what: `Rooms` owns who is counted and what is to be told, and nothing else can change a number. `Pages` owns
- * the sockets, `Guard` the limits, `Journal` the past. Time is an argument wherever it matters: a test of a minute takes
- * none.
+ * How a number travels: a connection is admitted → `Rooms` counts its visitor → `tick` returns what has changed →
+ * `Connections` sends it. With several nodes, `Rooms` tells the cluster who came or left, and the cluster reports the
+ * total of all nodes to `Rooms`; from there the way is the same.
  *
- * Deliberately absent: a window ("in the last 5 minutes"), polling, timers of single visitors, buffering for slow readers
- * (they are closed and come back), and trust in anything that a page says about itself other than its name.
+ * Who owns what: `Rooms` owns who is counted and which numbers are published; nothing else can change a number.
+ * `Connections` owns the sockets, `Guard` the limits, `Journal` the past. Each receives objects under an interface that
+ * lets it change only its own fields. Time is an argument wherever it matters.
+ *
+ * Deliberately absent: a time window ("in the last 5 minutes"), polling, one timer per visitor, buffering for slow
+ * readers (they are closed and reconnect), and trust in anything a page says about itself except its name.
+ *
+ *   1. Settings               the environment, validated
+ *   2. Visitors and tokens    signed ids
+ *   3. Rooms                  who is counted: the core
+ *   4. Connections            sockets: admission, frames, heartbeat, drain
+ *   5. Routes                 HTTP
+ *   6. Runtimes               what differs between Bun and Deno
+ *   7. Service                how the parts are put together, and main
+ *
+ * Three folders stand beside this file. `edge/` turns what strangers send into names, and refuses them; `engine/` keeps
+ * what outlives the process; `stats/` keeps what owners look at afterwards.
  */
 
-import { createHash, createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
-import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync } from "node:fs";
-import { devNull } from "node:os";
-import { dirname, join } from "node:path";
+import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
+import { readFileSync } from "node:fs";
 import process from "node:process";
-import { DatabaseSync } from "node:sqlite";
 import { URL } from "node:url";
-import { brotliCompressSync, gzipSync } from "node:zlib";
-import { type Context, Hono, type MiddlewareHandler } from "hono";
+import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { getCookie, setCookie } from "hono/cookie";
 import { etag } from "hono/etag";
-import ipaddr from "ipaddr.js";
 import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
-import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import * as v from "valibot";
+import { createFileCheck, Guard, openFilesLimit, problem, type Reason, REFUSALS } from "./edge/guard.ts";
+import { guarded, log, report } from "./edge/log.ts";
+import {
+  AllowedSites,
+  clientAddress,
+  hostOf,
+  isSecure,
+  isValidHost,
+  limitKey,
+  originOf,
+  pageName,
+  parseBlock,
+  parseSite,
+  userAgentOf,
+  webUrl,
+} from "./edge/names.ts";
+import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
+import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS } from "./engine/engine.ts";
+import { Journal, type View } from "./stats/journal.ts";
+import { createMetrics, type Metrics } from "./stats/metrics.ts";
+import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
 
-// ── Log and files ───────────────────────────────────────────────────────────────────────────────────────────────────
-// What any part may do: write a line, survive a failure, and know whether there are still files to open.
-
-/** Writes a line for an event: words on a terminal, JSON elsewhere. Values are escaped, so that nobody forges a line. */
-export function log(level: "info" | "warn" | "error", event: string, fields: Record<string, unknown> = {}): void {
-  const words = Object.entries(fields).map(([key, value]) => ` ${key}=${JSON.stringify(value)}`);
-  const line = process.stdout.isTTY
-    ? `${level === "info" ? "" : `${level}: `}${event}${words.join("")}`
-    : JSON.stringify({ time: new Date().toISOString(), level, event, ...fields });
-  process.stdout.write(`${line}\n`);
-}
-
-const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
-
-const reported = new LRUCache<string, true>({ max: 100, ttl: 10_000 });
-
-/** The one place where failures without a caller end up. The same one is said once in 10 s: anybody may cause some. */
-export function report(error: unknown): void {
-  const message = messageOf(error);
-  if (reported.has(message)) return;
-  reported.set(message, true);
-  log("error", "unexpected error", { message, stack: error instanceof Error ? error.stack : "" });
-}
-
-/** Makes a callback of timers and sockets safe: an exception in one of them would end the process on Deno. */
-function contain<Args extends unknown[]>(callback: (...args: Args) => void): (...args: Args) => void {
-  return (...args) => {
-    try {
-      callback(...args);
-    } catch (error) {
-      report(error);
-    }
-  };
-}
-
-const TRIED_FILES = 10_000; // which takes a tenth of a second
-
-/** How many files this process may open, as the system tells or as is found out; Infinity when that is unknown. */
-function openFilesLimit(): number {
-  try {
-    return Number(/Max open files\s+(\d+)/.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? Infinity);
-  } catch {
-    return tryFiles(); // macOS, Deno without --allow-all
-  }
-}
-
-/** Whoever may open 10,000 may, for all that is known, open more. */
-function tryFiles(): number {
-  const files: number[] = [];
-  try {
-    while (files.length < TRIED_FILES) files.push(openSync(devNull, "r"));
-    return Infinity;
-  } catch (error) {
-    return noFileLeft(error) ? (files.at(-1) ?? 0) + 1 : Infinity;
-  } finally {
-    files.forEach((file) => closeSync(file));
-  }
-}
-
-const noFileLeft = (error: unknown) => /EMFILE|ENFILE/.test(messageOf(error));
-const OPEN_FILES = openFilesLimit();
-/** 95 % for pages, but for few files: the others are for answers to those who cannot come in. */
-const FILES_FOR_PAGES = Math.min(OPEN_FILES * 0.95, Math.max(OPEN_FILES - 50, OPEN_FILES * 0.75));
-
-/**
- * True when no file is left for a page. The system gives out the lowest free number, so a high one tells that all below
- * it are taken: to ask costs 4 µs, however many they are.
- */
-function isOutOfFiles(): boolean {
-  try {
-    const file = openSync(devNull, "r");
-    closeSync(file);
-    return file >= FILES_FOR_PAGES;
-  } catch (error) {
-    return noFileLeft(error);
-  }
-}
-
-// ── Names and addresses ─────────────────────────────────────────────────────────────────────────────────────────────
-// Pure functions that decide which site, page and address a request is about. Nothing a client sends is used as it is.
-
-/** One entry of SITES. `name` is what the site is called everywhere; all origins that match are counted together. */
-export interface SiteRule {
-  readonly name: string;
-  matches(origin: URL): boolean;
-}
-
-/**
- * `example.com` → http and https on their default ports (any port for localhost) · `https://example.com:8443` → exactly
- * that · `*.example.com` → the apex and every subdomain · anything else → undefined
- */
-export function parseSite(entry: string): SiteRule | undefined {
-  const wildcard = entry.startsWith("*.");
-  const exact = entry.includes("://");
-  const url = webUrl(exact ? entry : `http://${wildcard ? entry.slice(2) : entry}`);
-  if (url === undefined || url.href !== `${url.origin}/` || url.host.includes("*")) return undefined; // a path, a user …
-  const name = url.hostname;
-  if (exact) return { name: url.origin, matches: (origin) => origin.origin === url.origin };
-  if (url.port !== "") return undefined;
-  if (wildcard)
-    return {
-      name: entry.toLowerCase(),
-      matches: ({ port, hostname }) => port === "" && `.${hostname}`.endsWith(`.${name}`),
-    };
-  return { name, matches: ({ port, hostname }) => hostname === name && (port === "" || name === "localhost") };
-}
-
-/** An Origin or Referer as a URL; undefined where it is missing, `null`, or not of the web. */
-function webUrl(text: string | undefined): URL | undefined {
-  const url = text === undefined ? null : URL.parse(text);
-  return url?.protocol === "https:" || url?.protocol === "http:" ? url : undefined;
-}
-
-const LOOPBACK = new Set(["localhost", "127.0.0.1", "[::1]"]);
-/** The site while SITES is unset: the same machine, so that it works out of the box and is closed to everybody else. */
-const LOCALHOST: SiteRule = { name: "localhost", matches: ({ hostname }) => LOOPBACK.has(hostname) };
-
-/** Finds sites by origin or name. SITES come first, then the service's own origin, then (with SITES unset) localhost. */
-export class Sites {
-  /** The names of the entries of SITES; the service's own site has none. */
-  readonly names: ReadonlySet<string>;
-  readonly #entries: readonly SiteRule[];
-  readonly #fallback: readonly SiteRule[];
-
-  /** @param entries SITES, or undefined where that is unset */
-  constructor(entries: readonly SiteRule[] | undefined) {
-    this.#entries = entries ?? [];
-    this.#fallback = entries === undefined ? [LOCALHOST] : [];
-    this.names = new Set(this.#entries.concat(this.#fallback).map(({ name }) => name));
-  }
-
-  /** The name of the site that an origin belongs to; `host` is the Host header of the same request. */
-  byOrigin(origin: URL | undefined, host: string): string | undefined {
-    if (origin === undefined) return undefined;
-    const isIt = (site: SiteRule) => site.matches(origin);
-    const isOwn = origin.host === URL.parse(`${origin.protocol}//${host}`)?.host; // whatever the case and default port
-    return this.#entries.find(isIt)?.name ?? (isOwn ? origin.host : this.#fallback.find(isIt)?.name);
-  }
-
-  /** The site of this name, if there is one. A host that an entry covers names that entry's site. */
-  byName(name: string, host: string): string | undefined {
-    if (this.names.has(name) || name === host) return name;
-    return this.byOrigin(webUrl(`https://${name}`), host);
-  }
-}
-
-const MAX_PAGE_NAME = 1_024;
-// oxlint-disable-next-line no-control-regex -- these are what must not be stored, logged or shown
-const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
-
-/**
- * The one name of a page: `/caf%C3%A9/index.html?x=1` and `/café/` → `/café`. Undefined when it is empty, longer than
- * 1,024 characters, or holds control characters or half a surrogate pair.
- */
-export function pageName(text: string): string | undefined {
-  let name = text.replace(/\?[^#]*/, "");
-  try {
-    name = decodeURI(name);
-  } catch {
-    // deliberate: a lone % is a legal, if odd, name
-  }
-  name = name.normalize("NFC").replace(/\/(index\.html?)?$/, "") || "/";
-  return text === "" || name.length > MAX_PAGE_NAME || CONTROL.test(name) || !name.isWellFormed() ? undefined : name;
-}
-
-/** Addresses that share their first `bits` bits. */
-type Block = readonly [ipaddr.IPv4 | ipaddr.IPv6, bits: number];
-
-/** `192.0.2.1` or `192.0.2.0/24` or `2001:db8::/32` → a block; anything else → undefined. IPv4-mapped IPv6 is IPv4. */
-function parseBlock(entry: string): Block | undefined {
-  const isIPv6 = entry.includes(":");
-  const cidr = entry.includes("/") ? entry : `${entry}/${isIPv6 ? 128 : 32}`;
-  if (!(isIPv6 ? ipaddr.IPv6.isValidCIDR(cidr) : ipaddr.IPv4.isValidCIDRFourPartDecimal(cidr))) return undefined;
-  const [address, bits] = ipaddr.parseCIDR(cidr);
-  const isMapped = address instanceof ipaddr.IPv6 && address.isIPv4MappedAddress() && bits >= 96;
-  return isMapped ? [address.toIPv4Address(), bits - 96] : [address, bits];
-}
-
-/**
- * The client's address: the socket's, or the `hops`-th entry from the right of X-Forwarded-For, which is what the
- * outermost trusted proxy wrote. Whatever stands further left is the client's own invention.
- */
-export function clientAddress(socket: string, forwardedFor: string | undefined, hops: number): string {
-  if (hops === 0 && /^[\d.]+$/.test(socket)) return socket; // as nearly always, and canonical already
-  const entry = hops > 0 ? forwardedFor?.split(",").at(-hops)?.trim() : undefined;
-  const claimed = entry?.replace(/^\[(.*)\](?::\d+)?$|^([\d.]+):\d+$/, "$1$2"); // some proxies write the port too
-  const address = claimed !== undefined && ipaddr.isValid(claimed) ? claimed : socket;
-  return ipaddr.isValid(address) ? ipaddr.process(address).toString() : "0.0.0.0";
-}
-
-/** Whether it can be a Host header. None at all (`""`, HTTP/1.0) can. */
-const isHost = (host: string) => host === "" || (/^[\w.:[\]-]{1,300}$/.test(host) && URL.canParse(`http://${host}`));
-
-/** What limits are counted by: an IPv4 address as it is, an IPv6 one by its /64, since one household owns all of that. */
-export function limitKey(address: string): string {
-  return address.includes(":") ? `${ipaddr.IPv6.networkAddressFromCIDR(`${address}/64`).toString()}/64` : address;
-}
-
-/** The address of a `limitKey` for a log line: enough to see a pattern, too little to name a household. */
-const coarse = (key: string) =>
-  key.includes(":")
-    ? `${ipaddr.IPv6.networkAddressFromCIDR(key.replace("/64", "/48")).toString()}/48`
-    : key.replace(/\.\d+$/, ".x");
-
-// ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
-// The environment, read once at the start. All that is wrong is said at once, and then the program does not start.
+// ── 1. Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
+// The environment, read once at the start. All wrong settings are reported together, and the service does not start.
 
 const integer = (min: number, max: number, what = "a number") => {
   const expected = `${what} (${min}–${max})`;
@@ -261,7 +88,7 @@ const integer = (min: number, max: number, what = "a number") => {
 };
 const limit = integer(1, 10_000_000);
 
-/** A list, by commas or spaces, each entry read by `parse`, which answers undefined to what it cannot read. */
+/** A list, separated by commas or spaces. `parse` returns undefined for an entry that it cannot read. */
 const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
   v.pipe(
     v.string(),
@@ -288,7 +115,7 @@ const Environment = v.object({
   REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
   ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
   GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
-  HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them < 60 s, nginx's patience
+  HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them are below nginx's 60 s
   TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds"), "30"),
   MAX_PAGES_PER_VISITOR: v.optional(limit, "20"),
   MAX_PAGES_PER_IP: v.optional(limit, "200"), // an office, or a school
@@ -301,40 +128,51 @@ const Environment = v.object({
 
 export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
 
+const MAX_CONNECTIONS_SHARE = 0.9; // of the open-files limit
+const ASSUMED_OPEN_FILES = 10_000; // where the limit is unknown
+
 /**
- * Reads the settings from an environment; an empty value is an unset one.
- * @throws {Error} whose message has a line for each wrong setting: `Cannot read PORT: "80a" is not a port (0–65535)`
+ * Reads the settings from an environment. An empty value counts as unset.
+ * @param maxFiles how many files this process may open; Infinity where that is unknown
+ * @throws {Error} with one line per wrong setting: `Cannot read PORT: "80a" is not a port (0–65535)`
  */
-export function readSettings(environment: Record<string, string | undefined>): Settings {
+export function readSettings(environment: Record<string, string | undefined>, maxFiles = Infinity): Settings {
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
   const { success, output, issues } = v.safeParse(Environment, given);
-  const most = Math.floor((OPEN_FILES === Infinity ? TRIED_FILES : OPEN_FILES) * 0.9);
-  if (success) return { ...output, MAX_CONNECTIONS: output.MAX_CONNECTIONS ?? most };
+  const openFiles = maxFiles === Infinity ? ASSUMED_OPEN_FILES : maxFiles;
+  if (success)
+    return { ...output, MAX_CONNECTIONS: output.MAX_CONNECTIONS ?? Math.floor(openFiles * MAX_CONNECTIONS_SHARE) };
   const wrong = new Map(issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
-  throw new Error(
-    [...wrong].map(([name, what]) => `Cannot read ${name}: ${shown(name, given[name])} is not ${what}`).join("\n"),
+  const lines = Array.from(
+    wrong,
+    ([name, expected]) => `Cannot read ${name}: ${quoted(name, given[name])} is not ${expected}`,
   );
+  throw new Error(lines.join("\n"));
 }
 
-/** A value as it may stand in a log: quoted and escaped, and nothing of a secret but its length. */
-const shown = (name: string, value = "") =>
+/** A value as it may stand in a log: quoted and escaped. Of a secret only the length is told. */
+const quoted = (name: string, value = "") =>
   /SECRET|PASSWORD|URL/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
 
-// ── Visitors and tokens ─────────────────────────────────────────────────────────────────────────────────────────────
-// Both are plain text with an HMAC-SHA256 over all they mean, so that nothing about them has to be remembered here.
+// ── 2. Visitors and tokens ───────────────────────────────────────────────────────────────────────────────────────────
+// Both are plain text with an HMAC-SHA256 over everything they mean, so the service remembers nothing about them.
 
-/** What a token promises about the socket that it opens. `visitor` is "" for a page that only observes. */
+/** What a token promises about the connection that it opens. */
 export interface Claims {
+  /** "" for a page that only observes. */
   readonly visitor: string;
   readonly page: string;
-  /** When it stops being good: milliseconds since 1970. */
+  /** Milliseconds since 1970. */
   readonly expires: number;
-  /** Makes the token one of its kind. It is unique, not secret: nobody gains by guessing it. */
+  /** Makes the token single use. A nonce is unique, not secret: nobody gains by guessing it. */
   readonly nonce: number;
 }
 
-/** What is inside a token; the signature vouches for its shape. */
+/** What is inside a token. The signature vouches for this shape. */
 type Payload = [visitor: string, page: string, expires: number, nonce: number];
+
+const SIGNATURE_LENGTH = 22; // 128 bits in base64url
+const VISITOR_ID_LENGTH = 22;
 
 export class Signer {
   readonly #key: KeyObject;
@@ -343,24 +181,26 @@ export class Signer {
     this.#key = createSecretKey(Buffer.from(secret));
   }
 
-  /** `id.signature`: what a browser keeps. The signature covers the site, so an id is worth nothing on another one. */
+  /** `id.signature`, which a browser keeps. The signature covers the site, so an id is worth nothing on another site. */
   signVisitor(site: string, id: string): string {
     return `${id}.${this.#sign("visitor", site, id)}`;
   }
 
-  /** The id inside, when this service signed it for this site. */
+  /** The id, if this service signed it for this site. */
   readVisitor(site: string, signed: string | undefined): string | undefined {
     const [id = "", signature = "", ...rest] = signed?.split(".") ?? [];
-    return rest.length === 0 && id.length === 22 && this.#verify(signature, "visitor", site, id) ? id : undefined;
+    const isValid =
+      rest.length === 0 && id.length === VISITOR_ID_LENGTH && this.#verify(signature, "visitor", site, id);
+    return isValid ? id : undefined;
   }
 
-  /** The token is bound to the origin by its signature: whoever presents it must send the same Origin again. */
+  /** The signature binds the token to an origin: whoever presents the token must send the same Origin. */
   signToken(origin: string, { visitor, page, expires, nonce }: Claims): string {
     const payload = Buffer.from(JSON.stringify([visitor, page, expires, nonce])).toString("base64url");
     return `${payload}.${this.#sign("token", origin, payload)}`;
   }
 
-  /** The claims, or undefined for a token that is forged, of another origin, or past its time. */
+  /** The claims; undefined when the token is forged, expired, or of another origin. @param now milliseconds since 1970 */
   readToken(origin: string, token: string, now: number): Claims | undefined {
     const [payload = "", signature = "", ...rest] = token.split(".");
     if (rest.length > 0 || !this.#verify(signature, "token", origin, payload)) return undefined;
@@ -368,246 +208,80 @@ export class Signer {
     return expires > now ? { visitor, page, expires, nonce } : undefined;
   }
 
-  /** The first 128 bits of the HMAC over a list of texts; a list, so that no two meanings share one signature. */
   #sign(...parts: string[]): string {
     return hmac(this.#key, parts);
   }
 
   #verify(signature: string, ...parts: string[]): boolean {
     const given = Buffer.from(signature);
-    const right = Buffer.from(this.#sign(...parts));
-    return given.length === right.length && timingSafeEqual(given, right);
+    const expected = Buffer.from(this.#sign(...parts));
+    return given.length === expected.length && timingSafeEqual(given, expected);
   }
 }
 
+/** The first 128 bits of the HMAC over a list of texts. As a list, two different meanings never share a signature. */
 const hmac = (key: KeyObject | string, parts: string[]) =>
-  createHmac("sha256", key).update(JSON.stringify(parts)).digest("base64url").slice(0, 22);
-const digest = (text: string) => createHash("sha256").update(text).digest("base64url").slice(0, 22);
+  createHmac("sha256", key).update(JSON.stringify(parts)).digest("base64url").slice(0, SIGNATURE_LENGTH);
 
-/** A visitor for IDENTITY=hash: the same browser gives the same id for a day, and nothing is kept in it. */
+/** A visitor with IDENTITY=hash: one browser has one id per site and day, and nothing is stored in the browser. */
 export function hashVisitor(salt: string, site: string, address: string, userAgent: string): string {
   return hmac(salt, [site, limitKey(address), userAgent]);
 }
 
-/** 48 random bits: with a million tokens alive, one newcomer in 280 million meets a namesake, and asks again. */
+/** 48 random bits. With a million live tokens, one new token in 280 million meets a used nonce, and its page asks again. */
 const newNonce = () => randomBytes(6).readUIntBE(0, 6);
 const newVisitor = () => randomBytes(16).toString("base64url");
-const newSecret = () => randomBytes(32).toString("base64url");
 
-// ── Guard ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-// Who is turned away, and how it is said. Every table has a fixed upper size: a flood costs its sender, not this memory.
+// ── 3. Rooms ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// The core: who is counted, and which numbers are published to whom. No clock, no socket, no I/O: `now` is an argument,
+// in milliseconds that never decrease. A visitor in grace is a member like any other. Members leave only in `tick`, as
+// time passes; therefore a reload changes nothing at all.
 
-/** Every reason to refuse: status, title, what it means to whoever runs the page, and the seconds to wait if that helps. */
-const REFUSALS = {
-  address: [403, "Address denied", "This address is on the deny list (DENY), or asked far too often", 600],
-  bot: [403, "Crawlers are not counted", "The User-Agent is that of a crawler or a headless browser (COUNT_BOTS)"],
-  origin: [403, "Origin not allowed", "The request has no Origin that SITES names"],
-  token: [403, "Token not valid", "The token is missing, forged, expired, used, or of another origin"],
-  body: [400, "Request not understood", 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}'],
-  page: [400, "Page name not valid", "A page's name has 1 to 1,024 characters, none of them control characters"],
-  host: [400, "Host not valid", "The Host header must be a name or an address, perhaps with a port"],
-  handshake: [400, "Handshake not valid", "The WebSocket handshake is broken"],
-  password: [401, "Password needed", "This is for the operator: the user is admin, the password ADMIN_PASSWORD"],
-  unknown: [404, "Not found", "There is nothing here by this name"],
-  site: [404, "Site not found", "This is none of the SITES of this service"],
-  size: [413, "Request too large", "The body may have 4,096 bytes"],
-  upgrade: [426, "Upgrade required", "This is for WebSockets; or else a proxy in between dropped the Upgrade header"],
-  guesses: [429, "Too many wrong passwords", "This address gave ten wrong passwords in a minute", 60],
-  tokens: [429, "Too many token requests", "This address asked more often than it may (MAX_TOKENS_PER_IP)", 60],
-  visitors: [429, "Too many new visitors", "This address brought more of them than it may (MAX_VISITORS_PER_IP)", 60],
-  visitor_pages: [429, "Too many open pages", "This visitor has all the pages open it may (MAX_PAGES_PER_VISITOR)", 30],
-  address_pages: [429, "Too many open pages", "This address has all the pages open it may (MAX_PAGES_PER_IP)", 30],
-  journal: [503, "Not available now", "The journal cannot be read at this moment", 30],
-  error: [500, "Internal error", "The service has noted what went wrong"],
-  full: [503, "Full", "This service has all the pages or files open that it may (MAX_CONNECTIONS)", 30],
-  draining: [503, "Restarting", "This service is about to restart", 5],
-} as const satisfies Record<string, readonly [status: number, title: string, detail: string, retryAfter?: number]>;
+/** How many connections a visitor has in a room or, when none is left, the departure that waits for the end of grace. */
+type Presence = number | Departure;
 
-/** Why somebody was turned away. */
-export type Reason = keyof typeof REFUSALS;
-
-const MINUTE = 60_000;
-const TABLE_SIZE = 50_000; // addresses a table remembers; about 4 MB when full
-const MAX_GUESSES = 10; // wrong passwords a minute and address
-
-/** Counts by key in windows that begin with a key's first event. */
-const windows = (ttl: number) => new LRUCache<string, number>({ max: TABLE_SIZE, ttl });
-
-/** Counts one more and returns how many that makes in this window. */
-function hit(counts: LRUCache<string, number>, key: string): number {
-  const count = (counts.get(key) ?? 0) + 1;
-  counts.set(key, count, { noUpdateTTL: true });
-  return count;
+/** A visitor leaves a room at a time, unless the visitor comes back before it. */
+interface Departure {
+  readonly site: SiteState;
+  readonly room: RoomState;
+  readonly visitor: string;
+  readonly at: number;
 }
 
-export class Guard {
-  readonly #settings: Settings;
-  readonly #tokens = windows(MINUTE);
-  readonly #visitors = windows(MINUTE);
-  readonly #guesses = windows(MINUTE);
-  readonly #bans = windows(10 * MINUTE);
-  readonly #openPages = new Map<string, number>(); // bounded by MAX_CONNECTIONS
-
-  constructor(settings: Settings) {
-    this.#settings = settings;
-  }
-
-  /** The deny list and the temporary bans; asked before anything else. */
-  address(address: string): Reason | undefined {
-    if (this.#bans.has(limitKey(address))) return "address";
-    if (this.#settings.DENY.length === 0) return undefined;
-    const parsed = ipaddr.process(address);
-    const isIn = ([block, bits]: Block) => block.kind() === parsed.kind() && parsed.match(block, bits);
-    return this.#settings.DENY.some(isIn) ? "address" : undefined;
-  }
-
-  /** A token request. Ten times over the limit is no mistake any more: the address is denied for ten minutes. */
-  tokenRequest(key: string): Reason | undefined {
-    const requests = hit(this.#tokens, key);
-    if (requests > this.#settings.MAX_TOKENS_PER_IP * 10 && hit(this.#bans, key) === 1)
-      log("warn", "address denied for ten minutes", { address: coarse(key), requests });
-    return requests > this.#settings.MAX_TOKENS_PER_IP ? "tokens" : undefined;
-  }
-
-  newVisitor(key: string): Reason | undefined {
-    return hit(this.#visitors, key) > this.#settings.MAX_VISITORS_PER_IP ? "visitors" : undefined;
-  }
-
-  /** Somebody gave a password. Who was wrong ten times in a minute is not even listened to. */
-  password(key: string, given: string | undefined, right: string): Reason | undefined {
-    if ((this.#guesses.get(key) ?? 0) >= MAX_GUESSES) return "guesses";
-    if (given !== undefined && timingSafeEqual(Buffer.from(digest(given)), Buffer.from(digest(right))))
-      return undefined;
-    if (given !== undefined) hit(this.#guesses, key);
-    return "password";
-  }
-
-  /** Whether one more page may open: `pages` are the visitor's open ones, `connections` everybody's. */
-  onePageMore(key: string, pages: number, connections: number): Reason | undefined {
-    if (connections >= this.#settings.MAX_CONNECTIONS || isOutOfFiles()) return "full";
-    if (pages >= this.#settings.MAX_PAGES_PER_VISITOR) return "visitor_pages";
-    return (this.#openPages.get(key) ?? 0) >= this.#settings.MAX_PAGES_PER_IP ? "address_pages" : undefined;
-  }
-
-  opened(key: string): void {
-    this.#openPages.set(key, (this.#openPages.get(key) ?? 0) + 1);
-  }
-
-  closed(key: string): void {
-    const left = (this.#openPages.get(key) ?? 1) - 1;
-    if (left > 0) this.#openPages.set(key, left);
-    else this.#openPages.delete(key);
-  }
-}
-
-// ── Rooms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-// The pure heart: who is counted, and what must be told to whom. No clock, no socket, no I/O: `now` is an argument, in
-// milliseconds that only ever grow. The surprising fact: a visitor in grace is a member like any other; only time, in
-// `tick`, makes members leave, and therefore a reload changes nothing at all.
-
-/** A site, or one page of it: whatever has a number of its own. */
-export class Room {
+/** A site, or one page of a site. Everybody may read a room; only `Rooms` changes one. */
+export interface Room {
   readonly site: string;
-  /** The page's name; undefined for the room of the whole site. */
+  /** The name of the page; undefined for the room of the whole site. */
   readonly page: string | undefined;
-  /** Visitor → open pages in this room; below zero, none any more: minus the time at which grace ends. */
-  readonly members = new Map<string, number>();
-  /** Of a page: the open pages that show it, those that only observe included. */
-  readonly audience = new Set<OpenPage>();
-  /** How many visitors it has: here or, with a shared engine, on all nodes. Undefined until that engine has said it. */
-  total: number | undefined;
-  /** The number that its audience was told last. */
-  told: number | undefined;
-  /** The highest total since the journal looked last. */
-  highest = 0;
-  /** What else is shown: of a site the peak of 24 hours, of a page the median reading time; and when to ask for it anew. */
-  figure: number | undefined;
-  figureUntil = 0;
-
-  constructor(site: string, page: string | undefined, total: number | undefined) {
-    this.site = site;
-    this.page = page;
-    this.total = total;
-    this.told = total;
-  }
+  readonly members: ReadonlyMap<string, Presence>;
+  /** For a page: the connections that show it, observers included. */
+  readonly audience: ReadonlySet<Viewer>;
+  /** How many visitors the room has: on this node or, in a cluster, on all nodes. Undefined until the cluster has told. */
+  readonly total: number | undefined;
+  /** The number that was sent to the audience last. */
+  readonly published: number | undefined;
 }
 
-/** A site with all its rooms. They are told together, so that one frame can carry the number of a page and of its site. */
+/** A site with the rooms of its pages. They are published together: one frame can carry the numbers of page and site. */
 export interface Site {
   readonly room: Room;
-  readonly pages: Map<string, Room>;
-  /** How many open pages show it. */
-  audience: number;
-  /** The rooms whose number changed since they were told it, since when, and the time before which nobody is told. */
-  readonly changed: Set<Room>;
-  changedAt: number;
-  quietUntil: number;
+  readonly pages: ReadonlyMap<string, Room>;
+  /** How many connections show the site, observers included. */
+  readonly audience: number;
+  /** Since when a number differs from the published one. */
+  readonly dirtySince: number;
 }
 
-/** One tab that shows one page, by one socket. Each part of this file touches its own fields only, named in this order. */
-export class OpenPage {
-  /** "" when the page only observes. */
+/** A connection, as `Rooms` sees it. `Rooms` sets `site` and `room`. */
+export interface Viewer {
+  /** "" for an observer, who is not counted. */
   readonly visitor: string;
-  readonly site: Site;
-  page: Room;
-
-  /** Journal: since when its reader is active (undefined: not now), the time before that, the seconds recorded of it. */
-  activeSince: number | undefined;
-  readMs = 0;
-  recorded: number | undefined = undefined;
-
-  /** Pages: what its address is limited by, and its socket, once the upgrade is complete. */
-  readonly key: string;
-  wire: Wire | undefined = undefined;
-  heardAt: number;
-  pingAt: number;
-  repeatAt: number;
-  /** When its messages so far would all have been allowed at one a second: a leaky bucket in one number. */
-  paidUntil: number;
-
-  constructor(visitor: string, site: Site, page: Room, key: string, now: number) {
-    this.visitor = visitor;
-    this.site = site;
-    this.page = page;
-    this.activeSince = now;
-    this.key = key;
-    this.heardAt = now;
-    this.pingAt = now;
-    this.repeatAt = now;
-    this.paidUntil = now;
-  }
+  site: Site;
+  /** The room of the page that the connection shows. */
+  room: Room;
 }
 
-/** What both runtimes' sockets have in common. `bufferedAmount` exists on Deno, all else that may be missing on Bun. */
-export interface Wire {
-  readonly readyState: number;
-  readonly bufferedAmount?: number;
-  send(text: string): unknown;
-  close(code: number, reason: string): void;
-  ping?(): unknown;
-  /** Sends all that the callback sends in one write. */
-  cork?(callback: () => void): unknown;
-  terminate?(): void;
-}
-
-/** A visitor in a room, by names. */
-export interface Member {
-  readonly site: string;
-  readonly page: string | undefined;
-  readonly visitor: string;
-}
-
-/** What a shared engine is told of the rooms of this node. It answers by `Rooms.setTotal`. */
-export interface Membership {
-  /** The node has the room from now on, and wants its total, whether or not visitors follow. */
-  opened(room: Room): void;
-  /** A visitor came to the room with their first page on this node (`here`), or went with their last. */
-  changed(room: Room, visitor: string, here: boolean): void;
-  /** Nobody on this node is in the room or looks at its number any more. */
-  closed(room: Room): void;
-}
-
-/** The audience of a page is to be told a new number: that of the site, or of the page, or both. */
+/** New numbers for the audience of a page: that of the site, that of the page, or both. */
 export interface Publication {
   readonly site: Site;
   readonly page: Room;
@@ -615,38 +289,55 @@ export interface Publication {
   readonly pageChanged: boolean;
 }
 
-/** A visitor who leaves a room at a time, unless they come back before it. */
-interface Leaving {
-  readonly site: Site;
-  readonly room: Room;
-  readonly visitor: string;
-  readonly until: number;
+interface RoomState extends Room {
+  readonly members: Map<string, Presence>;
+  readonly audience: Set<Viewer>;
+  total: number | undefined;
+  published: number | undefined;
+  /** The highest total since `takePeaks` was called last. */
+  highest: number;
 }
 
-const SCAN_MS = 50; // how often grace and waiting sites are looked at
+interface SiteState extends Site {
+  readonly room: RoomState;
+  readonly pages: Map<string, RoomState>;
+  audience: number;
+  dirtySince: number;
+  /** Rooms whose total may differ from the published one. */
+  readonly dirty: Set<RoomState>;
+  nextPublishAt: number;
+}
+
+/** `Rooms` created every room and site, so it may change what others may only read. */
+const ownRoom = (room: object) => room as RoomState;
+const ownSite = (site: Site) => site as SiteState;
+
+const SCAN_MS = 50; // how often departures and waiting sites are looked at
 const MIN_INTERVAL_MS = 100;
-const MAX_INTERVAL_MS = 750; // with the time a broadcast to 20,000 pages takes, still within the promised second
-/** A frame to one page costs about 10 µs (measured); broadcasts may take an eighth of the time, hence 80 µs a page. */
+const MAX_INTERVAL_MS = 750; // plus the time of a broadcast to 20,000 pages, this is within the promised second
+/** A frame to one page costs about 10 µs (measured). Broadcasts may take an eighth of the time, hence 80 µs per page. */
 const INTERVAL_MS_PER_PAGE = 0.08;
 
 export class Rooms {
-  readonly #sites = new Map<string, Site>();
+  readonly #sites = new Map<string, SiteState>();
   readonly #graceMs: number;
-  readonly #shared: Membership | undefined;
-  /** Who is in grace, soonest to leave first, since grace is the same for all. Who came back is skipped when due. */
-  readonly #grace = new Set<Leaving>();
-  /** Who was online before a restart, and is expected back. */
-  readonly #held = new Set<Leaving>();
-  /** Sites with changed rooms: those that may be told at the next tick, and those that were told only just now. */
-  readonly #ready = new Set<Site>();
-  readonly #waiting = new Set<Site>();
+  readonly #cluster: Cluster | undefined;
+  /** Visitors in grace, in the order in which they leave. A departure whose visitor came back is skipped when due. */
+  readonly #grace = new Set<Departure>();
+  /** Visitors who were online before a restart and are expected back. */
+  readonly #held = new Set<Departure>();
+  /** Dirty sites that may be published at the next tick, and those that were published a moment ago. */
+  readonly #ready = new Set<SiteState>();
+  readonly #waiting = new Set<SiteState>();
+  /** Totals that the cluster has reported and that were not applied yet. */
+  readonly #reportedTotals = new Map<RoomState, number>();
   #nextScan = 0;
-  #openPages = 0;
+  #connections = 0;
 
-  /** @param shared where several nodes count together; without it this node counts alone */
-  constructor(graceMs: number, shared?: Membership) {
+  /** @param cluster undefined where this node counts alone */
+  constructor(graceMs: number, cluster?: Cluster) {
     this.#graceMs = graceMs;
-    this.#shared = shared;
+    this.#cluster = cluster;
   }
 
   /** The sites of this node, in no order. */
@@ -658,1309 +349,864 @@ export class Rooms {
     return this.#sites.get(name);
   }
 
-  /** Everybody who is counted here. */
+  /** Everybody who is counted on this node. */
   *members(): Generator<Member> {
     for (const { room, pages } of this.#sites.values())
       for (const { site, page, members } of [room, ...pages.values()])
         for (const visitor of members.keys()) yield { site, page, visitor };
   }
 
-  /** The number of distinct visitors on a site, or on one page of it; undefined for a room that this node has not. */
+  /** How many visitors a site has, or one page of it; undefined for a room that this node does not have. */
   count(name: string, page?: string): number | undefined {
     const site = this.#sites.get(name);
     return (page === undefined ? site?.room : site?.pages.get(page))?.total;
   }
 
-  /** How many pages of a site a visitor has open. */
-  pagesOf(site: string, visitor: string): number {
-    return Math.max(0, this.#sites.get(site)?.room.members.get(visitor) ?? 0);
+  /** How many connections a visitor has on a site. */
+  connectionsOf(site: string, visitor: string): number {
+    const presence = this.#sites.get(site)?.room.members.get(visitor);
+    return typeof presence === "number" ? presence : 0;
   }
 
-  /** True when a tick would have something to tell at once. */
-  get pending(): boolean {
-    return this.#ready.size > 0;
+  /** The highest count of each site since the last call. */
+  takePeaks(): { site: string; peak: number }[] {
+    return Array.from(this.#sites.values(), ({ room }) => {
+      const peak = room.highest;
+      room.highest = room.total ?? 0;
+      return { site: room.site, peak };
+    });
   }
 
-  /** A page opens: it joins the audience of its page and, unless it only observes, its visitor is counted. */
-  open(visitor: string, on: string, shows: string, key: string, now: number): OpenPage {
-    const site = this.#site(on);
-    const page = new OpenPage(visitor, site, this.#page(site, shows), key, now);
+  /** Whether `tick` may have something to publish at once. */
+  get isDirty(): boolean {
+    return this.#ready.size > 0 || this.#reportedTotals.size > 0;
+  }
+
+  /** A connection opens: it joins the audience of its page and, unless it only observes, its visitor is counted. */
+  open(viewer: Viewer, siteName: string, page: string, now: number): void {
+    const site = this.#openSite(siteName);
+    const room = this.#openRoom(site, page);
+    viewer.site = site;
     site.audience += 1;
-    this.#openPages += 1;
-    this.#enter(page, site.room, now);
-    this.#enter(page, page.page, now);
-    if (site.audience === 1) site.room.told = site.room.total; // its first frame tells it
-    return page;
+    this.#connections += 1;
+    this.#enter(viewer, site.room, now);
+    this.#show(viewer, room, now);
+    if (site.audience === 1) site.room.published = site.room.total; // the first frame tells it
   }
 
-  /** The open page now shows another page of its site: the site's number cannot change. */
-  move(page: OpenPage, to: string, now: number): void {
-    this.#leave(page, page.page, now);
-    page.page = this.#page(page.site, to);
-    this.#enter(page, page.page, now);
+  /** The connection now shows another page of its site. The number of the site cannot change. */
+  move(viewer: Viewer, page: string, now: number): void {
+    this.#leave(viewer, ownRoom(viewer.room), now);
+    this.#show(viewer, this.#openRoom(ownSite(viewer.site), page), now);
   }
 
-  /** The page closed. Called once for each page that was opened. */
-  close(page: OpenPage, now: number): void {
-    page.site.audience -= 1;
-    this.#openPages -= 1;
-    this.#leave(page, page.page, now);
-    this.#leave(page, page.site.room, now);
+  /** The connection closed. Called once for each connection that was opened. */
+  close(viewer: Viewer, now: number): void {
+    const site = ownSite(viewer.site);
+    site.audience -= 1;
+    this.#connections -= 1;
+    this.#leave(viewer, ownRoom(viewer.room), now);
+    this.#leave(viewer, site.room, now);
   }
 
-  /** Counts a visitor who was online before a restart, until they are back, or until their time is over. */
+  /** Counts a visitor who was online before a restart, until they are back or the time is over. */
   hold(member: Member, until: number, now: number): void {
-    const site = this.#site(member.site);
-    const room = member.page === undefined ? site.room : this.#page(site, member.page);
+    const site = this.#openSite(member.site);
+    const room = member.page === undefined ? site.room : this.#openRoom(site, member.page);
     if (room.members.has(member.visitor)) return;
-    room.members.set(member.visitor, -until);
-    this.#held.add({ site, room, visitor: member.visitor, until });
-    this.#changed(site, room, member.visitor, true, now);
+    const departure = { site, room, visitor: member.visitor, at: until };
+    room.members.set(member.visitor, departure);
+    this.#held.add(departure);
+    this.#memberChanged(site, room, member.visitor, true, now);
   }
 
-  /** A room's number, as a shared engine knows it. */
-  setTotal(room: Room, total: number, now: number): void {
-    const site = this.#sites.get(room.site);
-    if (site !== undefined) this.#setTotal(site, room, total, now);
+  /** Takes the total of a room from the cluster. It is applied later, since the cluster may report inside of `open`. */
+  setTotal(room: { readonly site: string }, total: number): void {
+    this.#reportedTotals.set(ownRoom(room), total);
   }
 
-  /** Ends the grace of those whose time has come, and returns what is to be told now. */
+  /** Lets the members leave whose grace is over, and returns what is to be published now. */
   tick(now: number): Publication[] {
+    this.#applyReportedTotals(now);
     if (now >= this.#nextScan) {
       this.#nextScan = now + SCAN_MS;
       this.#expire(this.#grace, now);
       this.#expire(this.#held, now);
-      for (const site of this.#waiting) if (now >= site.quietUntil) this.#ready.add(site);
+      this.#applyReportedTotals(now);
+      for (const site of this.#waiting) if (now >= site.nextPublishAt) this.#ready.add(site);
     }
-    const publications: Publication[] = [];
-    for (const site of this.#ready) {
-      this.#waiting.delete(site);
-      this.#publish(site, now, publications);
-    }
+    const ready = [...this.#ready];
     this.#ready.clear();
-    return publications;
+    for (const site of ready) this.#waiting.delete(site);
+    return ready.flatMap((site) => this.#publish(site, now));
   }
 
-  /** Tells the changed rooms of a site: to all its open pages when its own number changed, else to the changed pages'. */
-  #publish(site: Site, now: number, publications: Publication[]): void {
-    const told = new Set([...site.changed].filter((room) => room.total !== room.told));
-    site.changed.clear();
-    if (told.size === 0) return;
-    site.quietUntil = now + this.#intervalMs();
-    for (const room of told) room.told = room.total;
-    const siteChanged = told.has(site.room);
-    for (const page of siteChanged ? site.pages.values() : told)
-      if (page.audience.size > 0) publications.push({ site, page, siteChanged, pageChanged: told.has(page) });
+  /** Publishes the dirty rooms of a site: to all its pages when the site's number changed, else to the changed pages. */
+  #publish(site: SiteState, now: number): Publication[] {
+    const changed = new Set([...site.dirty].filter((room) => room.total !== room.published));
+    site.dirty.clear();
+    if (changed.size === 0) return [];
+    site.nextPublishAt = now + this.#intervalMs();
+    for (const room of changed) room.published = room.total;
+    const siteChanged = changed.has(site.room);
+    const pages = siteChanged ? [...site.pages.values()] : [...changed];
+    return pages
+      .filter((page) => page.audience.size > 0)
+      .map((page) => ({ site, page, siteChanged, pageChanged: changed.has(page) }));
   }
 
-  /** The first change after a quiet time is told at once; the time to the next one grows with all there is to tell. */
+  /** The first change after a quiet time is published at once. The time until the next one grows with the audience. */
   #intervalMs(): number {
-    return Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, this.#openPages * INTERVAL_MS_PER_PAGE));
+    return Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, this.#connections * INTERVAL_MS_PER_PAGE));
   }
 
-  #site(name: string): Site {
+  #openSite(name: string): SiteState {
     const found = this.#sites.get(name);
     if (found !== undefined) return found;
     const room = this.#newRoom(name, undefined);
-    const site = { room, pages: new Map(), audience: 0, changed: new Set<Room>(), changedAt: 0, quietUntil: 0 };
+    const site = { room, pages: new Map(), audience: 0, dirty: new Set<RoomState>(), dirtySince: 0, nextPublishAt: 0 };
     this.#sites.set(name, site);
-    this.#shared?.opened(room);
+    this.#cluster?.opened(room);
     return site;
   }
 
-  #page(site: Site, name: string): Room {
-    const found = site.pages.get(name);
+  #openRoom(site: SiteState, page: string): RoomState {
+    const found = site.pages.get(page);
     if (found !== undefined) return found;
-    const room = this.#newRoom(site.room.site, name);
-    site.pages.set(name, room);
-    this.#shared?.opened(room);
+    const room = this.#newRoom(site.room.site, page);
+    site.pages.set(page, room);
+    this.#cluster?.opened(room);
     return room;
   }
 
-  #newRoom(site: string, page: string | undefined): Room {
-    return new Room(site, page, this.#shared === undefined ? 0 : undefined);
+  #newRoom(site: string, page: string | undefined): RoomState {
+    const total = this.#cluster === undefined ? 0 : undefined;
+    return { site, page, members: new Map(), audience: new Set(), total, published: total, highest: 0 };
   }
 
-  #enter(page: OpenPage, room: Room, now: number): void {
-    if (page.visitor !== "") {
-      const before = room.members.get(page.visitor);
-      room.members.set(page.visitor, Math.max(0, before ?? 0) + 1);
-      if (before === undefined) this.#changed(page.site, room, page.visitor, true, now);
-    }
-    if (room === page.site.room) return;
-    room.audience.add(page);
-    if (room.audience.size === 1) room.told = room.total; // its first frame tells it
+  /** The connection joins the audience of a page. */
+  #show(viewer: Viewer, room: RoomState, now: number): void {
+    viewer.room = room;
+    room.audience.add(viewer);
+    this.#enter(viewer, room, now);
+    this.#applyReportedTotals(now);
+    if (room.audience.size === 1) room.published = room.total; // the first frame tells it
   }
 
-  #leave(page: OpenPage, room: Room, now: number): void {
-    const { visitor, site } = page;
-    room.audience.delete(page);
-    const left = (room.members.get(visitor) ?? 0) - 1;
-    const until = now + this.#graceMs;
-    if (visitor === "") this.#forget(site, room);
-    else if (left > 0) room.members.set(visitor, left);
+  #enter({ visitor, site }: Viewer, room: RoomState, now: number): void {
+    if (visitor === "") return;
+    const presence = room.members.get(visitor);
+    room.members.set(visitor, typeof presence === "number" ? presence + 1 : 1);
+    if (presence === undefined) this.#memberChanged(ownSite(site), room, visitor, true, now);
+  }
+
+  #leave(viewer: Viewer, room: RoomState, now: number): void {
+    const { visitor } = viewer;
+    const site = ownSite(viewer.site);
+    room.audience.delete(viewer);
+    const presence = room.members.get(visitor);
+    if (visitor === "") this.#forgetIfEmpty(site, room);
+    else if (typeof presence === "number" && presence > 1) room.members.set(visitor, presence - 1);
     else {
-      room.members.set(visitor, -until);
-      this.#grace.add({ site, room, visitor, until });
+      const departure = { site, room, visitor, at: now + this.#graceMs };
+      room.members.set(visitor, departure);
+      this.#grace.add(departure);
     }
   }
 
-  #expire(queue: Set<Leaving>, now: number): void {
-    for (const leaving of queue) {
-      const { site, room, visitor, until } = leaving;
-      if (until > now) return;
-      queue.delete(leaving);
-      if (room.members.get(visitor) !== -until) continue; // came back, and perhaps left again since
+  #expire(departures: Set<Departure>, now: number): void {
+    for (const departure of departures) {
+      const { site, room, visitor, at } = departure;
+      if (at > now) return;
+      departures.delete(departure);
+      if (room.members.get(visitor) !== departure) continue; // the visitor came back
       room.members.delete(visitor);
-      this.#changed(site, room, visitor, false, now);
-      this.#forget(site, room);
+      this.#memberChanged(site, room, visitor, false, now);
+      this.#forgetIfEmpty(site, room);
     }
   }
 
-  #changed(site: Site, room: Room, visitor: string, here: boolean, now: number): void {
-    if (this.#shared === undefined) this.#setTotal(site, room, room.members.size, now);
-    else this.#shared.changed(room, visitor, here);
+  /** A visitor entered or left a room: this node knows the new total itself, or tells the cluster. */
+  #memberChanged(site: SiteState, room: RoomState, visitor: string, isHere: boolean, now: number): void {
+    if (this.#cluster === undefined) this.#setTotal(site, room, room.members.size, now);
+    else this.#cluster.changed(room, visitor, isHere);
   }
 
-  #setTotal(site: Site, room: Room, total: number, now: number): void {
+  #applyReportedTotals(now: number): void {
+    for (const [room, total] of this.#reportedTotals) {
+      const site = this.#sites.get(room.site);
+      if (site !== undefined) this.#setTotal(site, room, total, now);
+    }
+    this.#reportedTotals.clear();
+  }
+
+  #setTotal(site: SiteState, room: RoomState, total: number, now: number): void {
     room.total = total;
     room.highest = Math.max(room.highest, total);
-    if (site.changed.size === 0) {
-      site.changedAt = now;
-      (now >= site.quietUntil ? this.#ready : this.#waiting).add(site);
+    if (site.dirty.size === 0) {
+      site.dirtySince = now;
+      (now >= site.nextPublishAt ? this.#ready : this.#waiting).add(site);
     }
-    site.changed.add(room);
+    site.dirty.add(room);
   }
 
-  /** Rooms that nobody is in, and nobody looks at, are let go. */
-  #forget(site: Site, room: Room): void {
+  /** Forgets a room, and then its site, when it has neither members nor an audience. */
+  #forgetIfEmpty(site: SiteState, room: RoomState): void {
     if (room.page !== undefined && room.members.size === 0 && room.audience.size === 0) {
       site.pages.delete(room.page);
-      this.#shared?.closed(room);
+      this.#cluster?.closed(room);
     }
     if (site.audience > 0 || site.pages.size > 0 || site.room.members.size > 0) return;
     this.#sites.delete(site.room.site);
-    this.#shared?.closed(site.room);
+    this.#cluster?.closed(site.room);
   }
 }
 
-// ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-// What must outlive this process, or be agreed upon by several: secrets, spent tokens, who is held over a restart, and
-// the journal's sums. The embedded engine is one SQLite file; a broken or full disk costs history, never a count.
+// ── 4. Connections ───────────────────────────────────────────────────────────────────────────────────────────────────
+// The open sockets: admission, frames in and out, heartbeat, drain. A connection has no timer and no closure of its own:
+// one sweep a second looks after all of them.
 
-export interface Engine {
-  /** How many of its calls have failed. */
-  readonly failures: number;
-  /** A random secret, made when it is first asked for and kept. One a kind: asking for another `name` replaces it. */
-  secret(kind: "signing" | "salt", name: string): Promise<string>;
-  /** Claims the nonce of a token. False when it was claimed before, or may have been. */
-  spend(claims: Claims, now: number): Promise<boolean>;
-  /** Keeps who is online over a restart of this node. */
-  hold(members: Iterable<Member>): Promise<void>;
-  /** Who was online here when the node stopped, if that was just now and nobody else counts them. */
-  held(): Promise<Member[]>;
-  /** Adds to the journal, all or nothing. */
-  record(entries: JournalEntries): Promise<void>;
-  /** The reading times of a site, or of one page of it. */
-  readings(site: string, page?: string): Promise<ReadingSum[]>;
-  /** The highest counts from a minute on, one for every `step` minutes in which anybody was there, oldest first. */
-  history(site: string, fromMinute: number, step: number): Promise<Peak[]>;
-  /** The highest count ever, if there was any. */
-  highest(site: string): Promise<Peak | undefined>;
-  /** Only where several nodes count together: the total of a room that this node has not. */
-  count?(site: string, page?: string): Promise<number>;
-  /** Only where several nodes count together: connects the rooms of this node with those of the others. */
-  share?(listener: SharedListener): Membership;
-  close(): Promise<void>;
+/** What the sockets of both runtimes have in common. `bufferedAmount` exists on Deno, the optional methods on Bun. */
+export interface Socket {
+  readonly readyState: number;
+  readonly bufferedAmount?: number;
+  send(text: string): unknown;
+  close(code: number, reason: string): void;
+  ping?(): unknown;
+  /** Sends everything that the callback sends in one write. */
+  cork?(callback: () => void): unknown;
+  terminate?(): void;
 }
 
-/** What a shared engine reports to its node. */
-export interface SharedListener {
-  total(room: Room, total: number): void;
-  /** True while the engine is away and totals are the last known ones plus local changes. */
-  stale(stale: boolean): void;
-}
+/** One open tab and its socket. `Rooms` and `Journal` change their fields through `Viewer` and `View`. */
+export class Connection implements Viewer, View {
+  readonly visitor: string;
+  /** Set by `Rooms.open`. */
+  declare readonly site: Site;
+  declare readonly room: Room;
 
-/** Views of a page whose reading times fall into one bucket of a histogram, or the change of that since last time. */
-export interface ReadingSum {
-  readonly site: string;
-  readonly page: string;
-  readonly bucket: number;
-  views: number;
-  seconds: number;
-}
+  readonly activeSince: number | undefined;
+  readonly activeMs = 0;
+  readonly recordedSeconds: number | undefined = undefined;
 
-/** The highest count of a site in a minute (since 1970), or in a longer time that begins with it. */
-export interface Peak {
-  readonly minute: number;
-  readonly peak: number;
-}
+  /** The key by which the limits of its address are counted. */
+  readonly addressKey: string;
+  /** undefined until the upgrade is complete */
+  socket: Socket | undefined = undefined;
+  lastHeardAt: number;
+  pingAt: number;
+  repeatAt: number;
+  /** When all messages so far would have been allowed at the steady rate (the generic cell rate algorithm). */
+  rateLimitedUntil: number;
 
-export interface JournalEntries {
-  readonly readings: readonly ReadingSum[];
-  readonly peaks: readonly (Peak & { readonly site: string })[];
-}
-
-/** One entry a version of the file; `PRAGMA user_version` says how many of them it has seen. Never change one: add. */
-const MIGRATIONS = [
-  `CREATE TABLE secrets (kind TEXT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL) STRICT;
-   CREATE TABLE held (site TEXT NOT NULL, page TEXT, visitor TEXT NOT NULL, stopped_at INTEGER NOT NULL) STRICT;
-   CREATE TABLE pages (site TEXT NOT NULL, page TEXT NOT NULL, PRIMARY KEY (site, page)) STRICT, WITHOUT ROWID;
-   CREATE TABLE readings (site TEXT NOT NULL, page TEXT NOT NULL, bucket INTEGER NOT NULL, views INTEGER NOT NULL,
-     seconds REAL NOT NULL, PRIMARY KEY (site, page, bucket)) STRICT, WITHOUT ROWID;
-   CREATE TABLE history (site TEXT NOT NULL, minute INTEGER NOT NULL, peak INTEGER NOT NULL,
-     PRIMARY KEY (site, minute)) STRICT, WITHOUT ROWID;
-   CREATE TABLE highest (site TEXT PRIMARY KEY, minute INTEGER NOT NULL, peak INTEGER NOT NULL) STRICT, WITHOUT ROWID;`,
-];
-const SQL = {
-  secret: `INSERT INTO secrets VALUES (?1, ?2, ?3)
-    ON CONFLICT DO UPDATE SET name = ?2, value = ?3 WHERE name <> ?2`,
-  add: `INSERT INTO readings VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET views = views + excluded.views, seconds = seconds + excluded.seconds`,
-  raise: `INSERT INTO history VALUES (?, ?, ?)
-    ON CONFLICT DO UPDATE SET peak = excluded.peak WHERE excluded.peak > peak`,
-  raiseHighest: `INSERT INTO highest VALUES (?, ?, ?)
-    ON CONFLICT DO UPDATE SET minute = excluded.minute, peak = excluded.peak WHERE excluded.peak > peak`,
-  readings: "SELECT site, page, bucket, views, seconds FROM readings WHERE site = ?",
-  history: `SELECT minute - minute % ?3 AS minute, max(peak) AS peak FROM history
-    WHERE site = ?1 AND minute >= ?2 GROUP BY 1 ORDER BY 1`,
-};
-const RESTART_MS = 120_000; // whoever was online before a longer stop has given up, or come to another number
-export const MAX_PAGES_A_SITE = 10_000; // further ones are summed up as OTHER_PAGES
-export const OTHER_PAGES = "(other)";
-const HISTORY_MINUTES = 90 * 24 * 60;
-
-export class EmbeddedEngine implements Engine {
-  failures = 0;
-  readonly #file: string;
-  readonly #tokenTtlMs: number;
-  #openedAt = Date.now();
-  /** Undefined until it is first used, and after a failure: the next use opens it anew. */
-  #database: DatabaseSync | undefined;
-  #isSound = false;
-  #oldestMinute = 0;
-  /** Spent nonces in two generations, one filling and one ageing; after a token's lifetime the older one is dropped. */
-  #spent = new Set<number>();
-  #spentBefore = new Set<number>();
-  #turnAt = 0;
-
-  /** @param folder where `headcount.db` lives; `:memory:` keeps nothing */
-  constructor(folder: string, tokenTtlMs: number) {
-    this.#file = folder === ":memory:" ? folder : join(folder, "headcount.db");
-    this.#tokenTtlMs = tokenTtlMs;
-  }
-
-  async secret(kind: string, name: string): Promise<string> {
-    const secret = newSecret();
-    try {
-      return this.#transact((database) => {
-        database.prepare(SQL.secret).run(kind, name, secret);
-        return String(database.prepare("SELECT value FROM secrets WHERE kind = ?").get(kind)?.["value"]);
-      });
-    } catch (error) {
-      log("error", "secrets cannot be kept: visitors will be new ones after a restart", { message: messageOf(error) });
-      return secret;
-    }
-  }
-
-  async spend({ nonce, expires }: Claims, now: number): Promise<boolean> {
-    const mintedAt = expires - this.#tokenTtlMs;
-    if (now < this.#openedAt) this.#openedAt = now - this.#tokenTtlMs; // the machine's clock was put back
-    if (mintedAt < this.#openedAt) return false; // perhaps spent before the restart; the page asks for another
-    if (this.#spent.has(nonce) || this.#spentBefore.has(nonce)) return false;
-    if (now >= this.#turnAt || now < this.#turnAt - this.#tokenTtlMs) {
-      this.#spentBefore = this.#spent;
-      this.#spent = new Set();
-      this.#turnAt = now + this.#tokenTtlMs;
-    }
-    this.#spent.add(nonce);
-    return true;
-  }
-
-  async hold(members: Iterable<Member>): Promise<void> {
-    this.#transact((database) => {
-      const insert = database.prepare("INSERT INTO held VALUES (?, ?, ?, ?)");
-      for (const { site, page, visitor } of members) insert.run(site, page ?? null, visitor, Date.now());
-    });
-  }
-
-  async held(): Promise<Member[]> {
-    return this.#transact((database) => {
-      const query = "SELECT site, page, visitor FROM held WHERE stopped_at > ?";
-      const rows = database.prepare(query).all(Date.now() - RESTART_MS) as {
-        site: string;
-        page: string | null;
-        visitor: string;
-      }[];
-      database.exec("DELETE FROM held");
-      return rows.map(({ site, page, visitor }) => ({ site, page: page ?? undefined, visitor }));
-    });
-  }
-
-  async record({ readings, peaks }: JournalEntries): Promise<void> {
-    this.#transact((database) => {
-      const add = database.prepare(SQL.add);
-      const kept = keptPages(database);
-      for (const { site, page, bucket, views, seconds } of readings)
-        add.run(site, kept(site, page), bucket, views, seconds);
-      for (const statement of [database.prepare(SQL.raise), database.prepare(SQL.raiseHighest)])
-        for (const { site, minute, peak } of peaks) statement.run(site, minute, peak);
-      this.#forgetOldHistory(database);
-    });
-  }
-
-  async readings(site: string, page?: string): Promise<ReadingSum[]> {
-    return this.#transact((database) => {
-      if (page === undefined) return database.prepare(SQL.readings).all(site);
-      return database.prepare(`${SQL.readings} AND page = ?`).all(site, page); // with OR it would scan all of the site
-    }) as unknown as ReadingSum[];
-  }
-
-  async history(site: string, fromMinute: number, step: number): Promise<Peak[]> {
-    return this.#transact((database) => database.prepare(SQL.history).all(site, fromMinute, step)) as unknown as Peak[];
-  }
-
-  async highest(site: string): Promise<Peak | undefined> {
-    const query = "SELECT minute, peak FROM highest WHERE site = ?";
-    return this.#transact((database) => database.prepare(query).get(site)) as Peak | undefined;
-  }
-
-  async close(): Promise<void> {
-    this.#database?.close();
-    this.#database = undefined;
-  }
-
-  /** Once an hour is often enough. */
-  #forgetOldHistory(database: DatabaseSync): void {
-    const oldest = Math.floor(Date.now() / MINUTE) - HISTORY_MINUTES;
-    if (oldest < this.#oldestMinute + 60) return;
-    this.#oldestMinute = oldest;
-    database.prepare("DELETE FROM history WHERE minute < ?").run(oldest);
-  }
-
-  /** Does the work in one transaction. @throws {Error} when the file cannot be used; then nothing of it has happened. */
-  #transact<Result>(work: (database: DatabaseSync) => Result): Result {
-    try {
-      this.#database ??= openDatabase(this.#file, this.#isSound);
-      this.#isSound = true;
-      this.#database.exec("BEGIN");
-      const result = work(this.#database);
-      this.#database.exec("COMMIT");
-      return result;
-    } catch (error) {
-      this.failures += 1;
-      this.#isSound &&= /locked|full/.test(messageOf(error));
-      this.#database?.close(); // rolls back
-      this.#database = undefined;
-      throw new Error(`Cannot use ${this.#file}: ${messageOf(error)}`, { cause: error });
-    }
+  constructor(visitor: string, addressKey: string, now: number) {
+    this.visitor = visitor;
+    this.activeSince = now;
+    this.addressKey = addressKey;
+    this.lastHeardAt = now;
+    this.pingAt = now;
+    this.repeatAt = now;
+    this.rateLimitedUntil = now;
   }
 }
 
-/** Finds the name that a page is kept under: its own, or OTHER_PAGES once its site has as many pages as one may. */
-function keptPages(database: DatabaseSync): (site: string, page: string) => string {
-  const known = database.prepare("SELECT 1 FROM pages WHERE site = ? AND page = ?");
-  const count = database.prepare("SELECT count(*) AS pages FROM pages WHERE site = ?");
-  const learn = database.prepare("INSERT INTO pages VALUES (?, ?)");
-  const counts = new Map<string, number>();
-  return (site, page) => {
-    if (known.get(site, page) !== undefined) return page;
-    const pages = counts.get(site) ?? Number(count.get(site)?.["pages"]);
-    counts.set(site, Math.min(MAX_PAGES_A_SITE, pages + 1));
-    if (pages >= MAX_PAGES_A_SITE) return OTHER_PAGES;
-    learn.run(site, page);
-    return page;
-  };
-}
-
-/** Opens the file, made or migrated where need be. One that is no sound database is set aside, and a new one begun. */
-function openDatabase(file: string, isSound: boolean): DatabaseSync {
-  if (file !== ":memory:") mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-  const database = new DatabaseSync(file);
-  try {
-    // Hardly any waiting for locks: it would hold up everybody's counts, and the journal tries again anyway.
-    database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 50");
-    const check = isSound ? "ok" : database.prepare("PRAGMA quick_check(1)").get()?.["quick_check"]; // reads all of it
-    if (check !== "ok") throw new Error(`database disk image is malformed: ${String(check)}`);
-    const version = Number(database.prepare("PRAGMA user_version").get()?.["user_version"]);
-    for (const [index, migration] of MIGRATIONS.entries())
-      if (index >= version) database.exec(`BEGIN; ${migration} PRAGMA user_version = ${index + 1}; COMMIT`);
-    if (file !== ":memory:") chmodSync(file, 0o600); // it holds the secret that signs visitors
-    return database;
-  } catch (error) {
-    database.close();
-    if (file === ":memory:" || !/malformed|not a database/.test(messageOf(error))) throw error;
-    const aside = `${file}.broken-${Date.now()}`;
-    for (const suffix of ["", "-wal", "-shm"]) if (existsSync(file + suffix)) renameSync(file + suffix, aside + suffix);
-    log("error", "the database was broken and is set aside; a new one begins", { aside, message: messageOf(error) });
-    return openDatabase(file, false);
-  }
-}
-
-// ── Journal ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-// How long pages are read, and how many were online when. It keeps sums until the engine has taken them, and never what
-// a single visitor did: a view ends up as one more in a bucket of its page's histogram.
-
-/** How a page was read: `seconds` is the sum over all views; `median` and `p90` are seconds of one view, within 10 %. */
-export interface Reading {
-  readonly views: number;
-  readonly seconds: number;
-  readonly median: number;
-  readonly p90: number;
-}
-
-const RECORD_MS = 5_000; // what a crash may lose
-const MAX_VIEW_SECONDS = 3_600;
-const DAY_MINUTES = 1_440;
-const FIGURE_MS = 60_000; // how old the peak and the median may be when they are shown
-const MAX_SUMS = 50_000; // what is kept for a disk that cannot take it
-const MAX_OWN_SITES = 100; // a site that is not in SITES is named by a Host header, and those can be invented
-
-/** Buckets grow by a fifth: all in one is within 9.1 % of its middle (DDSketch, Masson, Rim and Lee, VLDB 2019). */
-const GROWTH = 1.2;
-const bucketOf = (seconds: number) => (seconds < 1 ? 0 : 1 + Math.floor(Math.log(seconds) / Math.log(GROWTH)));
-const middleOf = (bucket: number) => (bucket === 0 ? 0 : (2 * GROWTH ** bucket) / (GROWTH + 1));
-
-/** The sums of a page, or of several pages as if they were one, as figures. */
-export function readingOf(sums: readonly ReadingSum[]): Reading {
-  const ascending = sums.toSorted((a, b) => a.bucket - b.bucket);
-  const views = sums.reduce((total, sum) => total + sum.views, 0);
-  const seconds = sums.reduce((total, sum) => total + sum.seconds, 0);
-  const quantile = (share: number) => {
-    let rank = share * (views - 1);
-    return Math.round(middleOf(ascending.find((sum) => (rank -= sum.views) < 0)?.bucket ?? 0));
-  };
-  return { views, seconds: Math.round(seconds), median: quantile(0.5), p90: quantile(0.9) };
-}
-
-export class Journal {
-  /** How often the engine could not take what was to be kept. */
-  failures = 0;
-  readonly #engine: Engine;
-  readonly #rooms: Rooms;
-  readonly #sites: Sites;
-  readonly #wallClock: () => number;
-  /** What the engine has not taken yet, by page and bucket, and the last peak of each site that it has or will. */
-  #sums = new Map<Room, Map<number, ReadingSum>>();
-  #kept = 0; // so many of them
-  readonly #peaks = new Map<string, Peak & { site: string; taken: boolean }>();
-  readonly #ownSites = new Set<string>();
-  #failing = false;
-
-  constructor(engine: Engine, rooms: Rooms, sites: Sites, wallClock: () => number = Date.now) {
-    this.#engine = engine;
-    this.#rooms = rooms;
-    this.#sites = sites;
-    this.#wallClock = wallClock;
-  }
-
-  /** The reader went away from the page, or came back to it. */
-  setActive(page: OpenPage, active: boolean, now: number): void {
-    if (page.activeSince !== undefined) page.readMs += now - page.activeSince;
-    page.activeSince = active ? now : undefined;
-  }
-
-  /** The view is over. The tab may begin another one, of another page. */
-  endView(page: OpenPage, now: number): void {
-    this.#measure(page, now);
-    page.activeSince = now;
-    page.readMs = 0;
-    page.recorded = undefined;
-  }
-
-  /** Gives everything to the engine, views that still go on included. What it does not take is kept and tried again. */
-  async record(openPages: Iterable<OpenPage>, now: number): Promise<void> {
-    for (const page of openPages) this.#measure(page, now);
-    this.#notePeaks();
-    const sums = this.#sums;
-    const readings = [...sums.values()].flatMap((buckets) => Array.from(buckets.values()));
-    const peaks = [...this.#peaks.values()].filter((peak) => !peak.taken);
-    if (readings.length === 0 && peaks.length === 0) return;
-    this.#sums = new Map();
-    this.#kept = 0;
-    try {
-      await this.#engine.record({ readings, peaks });
-      for (const peak of peaks) peak.taken = true;
-      this.#failing = false;
-    } catch (error) {
-      for (const [room, buckets] of sums)
-        for (const { bucket, views, seconds } of buckets.values()) this.#add(room, bucket, views, seconds);
-      this.failures += 1;
-      if (!this.#failing)
-        log("error", "the journal cannot be written, and is tried again", { message: messageOf(error) });
-      this.#failing = true;
-    }
-  }
-
-  /** Brings the peak of a site's room, or the median of a page's, up to date. True when it has changed. */
-  async refresh(room: Room, now: number): Promise<boolean> {
-    room.figureUntil = now + FIGURE_MS;
-    const before = room.figure;
-    room.figure = room.page === undefined ? await this.peak(room.site) : await this.#median(room, room.page);
-    return room.figure !== before;
-  }
-
-  /** The highest count of a site in the last 24 hours, now included. */
-  async peak(site: string): Promise<number> {
-    const from = Math.floor(this.#wallClock() / MINUTE) - DAY_MINUTES;
-    const past = await this.#engine.history(site, from, DAY_MINUTES).catch(() => []); // then what is known here
-    const { minute = 0, peak: noted = 0 } = this.#peaks.get(site) ?? {};
-    return Math.max(this.#rooms.count(site) ?? 0, minute < from ? 0 : noted, ...past.map(({ peak }) => peak));
-  }
-
-  /** The median reading time of a page; while the engine is away, the one known before. */
-  async #median(room: Room, page: string): Promise<number | undefined> {
-    const sums = await this.#engine.readings(room.site, page).catch(() => undefined);
-    if (sums === undefined) return room.figure;
-    const { views, median } = readingOf(sums);
-    return views === 0 ? undefined : median;
-  }
-
-  /** Moves a view to the bucket that it has reached by now. */
-  #measure(page: OpenPage, now: number): void {
-    const { page: room, recorded } = page;
-    const running = page.activeSince === undefined ? 0 : now - page.activeSince;
-    const seconds = Math.min(MAX_VIEW_SECONDS, (page.readMs + running) / 1_000);
-    if (page.visitor === "" || seconds === recorded || !this.#keeps(room.site)) return;
-    const bucket = bucketOf(seconds);
-    if (recorded !== undefined && bucketOf(recorded) === bucket) this.#add(room, bucket, 0, seconds - recorded);
-    else {
-      if (recorded !== undefined) this.#add(room, bucketOf(recorded), -1, -recorded);
-      this.#add(room, bucket, 1, seconds);
-    }
-    page.recorded = seconds;
-  }
-
-  #add(room: Room, bucket: number, views: number, seconds: number): void {
-    const sums = this.#sums.get(room) ?? new Map<number, ReadingSum>();
-    const sum = sums.get(bucket);
-    if (sum !== undefined) {
-      sum.views += views;
-      sum.seconds += seconds;
-    } else if (this.#kept < MAX_SUMS) {
-      this.#kept += 1;
-      this.#sums.set(room, sums.set(bucket, { site: room.site, page: room.page ?? "", bucket, views, seconds }));
-    }
-  }
-
-  /** Notes for each site the highest count since the last time, in the minute that it is now. */
-  #notePeaks(): void {
-    const minute = Math.floor(this.#wallClock() / MINUTE);
-    for (const { room } of this.#rooms.sites()) {
-      const { site, highest: peak } = room;
-      room.highest = room.total ?? 0;
-      const noted = this.#peaks.get(site);
-      if (peak === 0 || (noted?.minute === minute && noted.peak >= peak) || !this.#keeps(site)) continue;
-      this.#peaks.set(site, { site, minute, peak, taken: false });
-    }
-  }
-
-  #keeps(site: string): boolean {
-    if (this.#sites.names.has(site) || this.#ownSites.has(site)) return true;
-    return this.#ownSites.size < MAX_OWN_SITES && this.#ownSites.add(site).has(site);
-  }
-}
-
-// ── Pages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-// The open sockets: admission, frames in and out, heartbeat, drain. A page has no timer and no closure of its own: one
-// sweep a second looks after all of them.
-
-/** What a frame tells; what is not known (yet) is left out. */
+/** What a frame tells. Numbers that are not known are left out. */
 type Numbers = Partial<Record<"site" | "page" | "peak" | "read", number | undefined>> & { stale?: boolean };
+
+/** Where time and chance come from. */
+export interface Clock {
+  /** Milliseconds that never decrease. */
+  now(): number;
+  sleep(ms: number): Promise<unknown>;
+  /** From 0 to 1. */
+  random(): number;
+}
+
+const systemClock: Clock = {
+  now: () => performance.now(),
+  sleep: (ms) => new Promise((wake) => setTimeout(wake, ms)),
+  random: Math.random,
+};
+
+export interface ConnectionsOptions {
+  readonly rooms: Rooms;
+  readonly guard: Guard;
+  readonly journal: Journal;
+  readonly heartbeatMs: number;
+  /** Is told how long each change waited until it had been sent to everybody, in milliseconds. */
+  readonly onBroadcast?: (delayMs: number) => void;
+  readonly clock?: Clock;
+}
 
 const OPEN = 1; // WebSocket.OPEN
 const CLOSE = { goingAway: 1001, policy: 1008, tooBig: 1009, restart: 1012 } as const;
-const UPGRADE_MS = 5_000; // a client that resets in mid-upgrade may never be heard of again
+const UPGRADE_TIMEOUT_MS = 5_000; // a client that resets in mid-upgrade may cause no event at all
 const REPEAT_MS = 30_000;
-const EARLY_MS = 10_000; // how much sooner a page may be told its number again, to have it with a ping
+const EARLY_REPEAT_MS = 10_000; // how much earlier numbers may be repeated, to be sent together with a ping
 const MAX_FRAME_BYTES = 1_024;
 const MAX_BUFFERED_BYTES = 65_536;
-const MESSAGES_A_MINUTE = 60;
+const MAX_MESSAGES_PER_MINUTE = 60;
 const MAX_WINDOW_SECONDS = 8;
-const PAGES_A_SECOND = 2_500; // reconnects that a node takes with ease
+const RECONNECTS_PER_SECOND = 2_500; // a node takes as many with ease
 const DRAIN_MS = 8_000;
+const RECORD_MS = 5_000; // how much of the statistics a crash may lose
+const MAX_SWEEP_MS = 1_000;
 
-const Frame = v.pipe(
+const PageFrame = v.pipe(
   v.strictObject({ page: v.optional(v.string()), active: v.optional(v.boolean()) }),
   v.check((frame) => frame.page !== undefined || frame.active !== undefined),
 );
 
-export class Pages {
+export class Connections {
   /** What has happened since the start. */
-  readonly stats = { frames: 0, pings: 0, silent: 0, slow: 0 };
-  /** Is told how long each change waited until all had been sent it, in milliseconds. */
-  onBroadcast: (delayMs: number) => void = () => {};
-  stale = false;
-  readonly #open = new Set<OpenPage>();
+  readonly counters = { frames: 0, pings: 0, silent: 0, slow: 0 };
+  readonly #open = new Set<Connection>();
   readonly #rooms: Rooms;
   readonly #guard: Guard;
   readonly #journal: Journal;
   readonly #heartbeatMs: number;
-  readonly #now: () => number;
-  #flushing = false;
+  readonly #onBroadcast: (delayMs: number) => void;
+  readonly #clock: Clock;
+  #isStale = false;
+  #willFlush = false;
   #sweptAt = Infinity;
-  /** Once the node stops: the seconds in which its pages are to come back. */
-  #window: string | undefined;
+  /** Once the node stops: the time in seconds in which pages are to reconnect. */
+  #reconnectWindow: string | undefined;
 
-  constructor(rooms: Rooms, guard: Guard, journal: Journal, heartbeatMs: number, now = () => performance.now()) {
-    this.#rooms = rooms;
-    this.#guard = guard;
-    this.#journal = journal;
-    this.#heartbeatMs = heartbeatMs;
-    this.#now = now;
+  constructor(options: ConnectionsOptions) {
+    this.#rooms = options.rooms;
+    this.#guard = options.guard;
+    this.#journal = options.journal;
+    this.#heartbeatMs = options.heartbeatMs;
+    this.#onBroadcast = options.onBroadcast ?? (() => {});
+    this.#clock = options.clock ?? systemClock;
   }
 
-  get draining(): boolean {
-    return this.#window !== undefined;
+  get isDraining(): boolean {
+    return this.#reconnectWindow !== undefined;
   }
 
-  /** How many pages are open or about to be. */
+  /** Whether numbers may be old because the engine is away. */
+  get stale(): boolean {
+    return this.#isStale;
+  }
+
+  /** How many connections are open or about to be. */
   get size(): number {
     return this.#open.size;
   }
 
   /** Why this visitor may not open one more page now; undefined when they may. */
-  refusal(site: string, visitor: string, key: string): Reason | undefined {
-    if (this.draining) return "draining";
-    return this.#guard.onePageMore(key, this.#rooms.pagesOf(site, visitor), this.#open.size);
+  refusal(site: string, visitor: string, addressKey: string): Reason | undefined {
+    if (this.isDraining) return "draining";
+    return this.#guard.checkNewPage(addressKey, this.#rooms.connectionsOf(site, visitor), this.#open.size);
   }
 
-  /** Takes a page in, from here on counted. Its socket follows within 5 s, or it is let go again. */
-  admit(site: string, { visitor, page }: Claims, key: string): OpenPage {
-    const now = this.#now();
-    const opened = this.#rooms.open(visitor, site, page, key, now);
-    opened.pingAt += Math.random() * this.#heartbeatMs; // spread, so that no instant has to ping everybody
-    opened.repeatAt += REPEAT_MS;
-    this.#guard.opened(key);
-    this.#open.add(opened);
+  /** Counts a connection from now on. Its socket must follow within 5 s. */
+  admit(site: string, { visitor, page }: Claims, addressKey: string): Connection {
+    const now = this.#clock.now();
+    const connection = new Connection(visitor, addressKey, now);
+    connection.pingAt += this.#clock.random() * this.#heartbeatMs; // spread, so that pings do not come all at once
+    connection.repeatAt += REPEAT_MS;
+    this.#rooms.open(connection, site, page, now);
+    this.#guard.pageOpened(addressKey);
+    this.#open.add(connection);
     this.flushSoon();
-    return opened;
+    return connection;
   }
 
-  opened(page: OpenPage, wire: Wire): void {
-    if (!this.#open.has(page)) return wire.close(CLOSE.goingAway, ""); // it took longer than it may
-    page.wire = wire;
-    page.heardAt = this.#now();
-    if (this.#window === undefined) this.#tell(page);
-    else wire.close(CLOSE.restart, this.#window); // it was not there when all were told
+  /** The upgrade is complete. */
+  opened(connection: Connection, socket: Socket): void {
+    if (!this.#open.has(connection)) return socket.close(CLOSE.goingAway, ""); // the upgrade took too long
+    connection.socket = socket;
+    connection.lastHeardAt = this.#clock.now();
+    if (this.#reconnectWindow === undefined) this.#sendAll(connection);
+    else socket.close(CLOSE.restart, this.#reconnectWindow); // it was not there when the drain began
   }
 
-  /** Any sign of life; a pong has no other meaning. */
-  heard(page: OpenPage): void {
-    page.heardAt = this.#now();
+  /** A pong came. Any other sign of life counts as well. */
+  heard(connection: Connection): void {
+    connection.lastHeardAt = this.#clock.now();
   }
 
-  received(page: OpenPage, data: unknown): void {
-    if (!this.#open.has(page)) return;
-    const now = this.#now();
-    page.heardAt = now;
-    page.paidUntil = Math.max(page.paidUntil, now) + MINUTE / MESSAGES_A_MINUTE;
-    if (page.paidUntil > now + MINUTE) return this.#close(page, CLOSE.policy, "too many messages");
-    if (typeof data !== "string") return this.#close(page, CLOSE.policy, "not text");
-    if (Buffer.byteLength(data) > MAX_FRAME_BYTES) return this.#close(page, CLOSE.tooBig, "message too big");
-    const frame = v.safeParse(Frame, parseJson(data));
-    const name = frame.success && frame.output.page !== undefined ? pageName(frame.output.page) : "";
-    if (!frame.success || name === undefined) return this.#close(page, CLOSE.policy, "not understood");
-    if (name !== "") this.#move(page, name, now);
-    if (frame.output.active !== undefined) this.#journal.setActive(page, frame.output.active, now);
+  received(connection: Connection, data: unknown): void {
+    if (!this.#open.has(connection)) return;
+    const now = this.#clock.now();
+    connection.lastHeardAt = now;
+    connection.rateLimitedUntil = Math.max(connection.rateLimitedUntil, now) + MINUTE_MS / MAX_MESSAGES_PER_MINUTE;
+    if (connection.rateLimitedUntil > now + MINUTE_MS)
+      return this.#close(connection, CLOSE.policy, "too many messages");
+    if (typeof data !== "string") return this.#close(connection, CLOSE.policy, "not text");
+    if (Buffer.byteLength(data) > MAX_FRAME_BYTES) return this.#close(connection, CLOSE.tooBig, "message too big");
+    const frame = v.safeParse(PageFrame, parseJson(data));
+    if (!frame.success) return this.#close(connection, CLOSE.policy, "not understood");
+    const { page, active } = frame.output;
+    const name = page === undefined ? undefined : pageName(page);
+    if (page !== undefined && name === undefined) return this.#close(connection, CLOSE.policy, "not understood");
+    if (name !== undefined) this.#move(connection, name, now);
+    if (active !== undefined) this.#journal.setActive(connection, active, now);
   }
 
-  /** The socket is gone. Safe to call again: the runtimes do (Deno fires `close` twice after a timeout). */
-  closed(page: OpenPage): void {
-    if (!this.#open.delete(page)) return;
-    page.wire = undefined;
-    this.#guard.closed(page.key);
-    this.#journal.endView(page, this.#now());
-    this.#rooms.close(page, this.#now());
+  /** The socket is gone. Idempotent, because Deno fires `close` twice after a timeout. */
+  closed(connection: Connection): void {
+    if (!this.#open.delete(connection)) return;
+    const now = this.#clock.now();
+    connection.socket = undefined;
+    this.#guard.pageClosed(connection.addressKey);
+    this.#journal.endView(connection, now);
+    this.#rooms.close(connection, now);
   }
 
-  /** Tells what has changed. Called every 50 ms, and soon after a site that was quiet has changed. */
+  /** Sends what has changed. Called every 50 ms, and by `flushSoon`. */
   flush(): void {
-    for (const { site, page, siteChanged, pageChanged } of this.#rooms.tick(this.#now())) {
-      const { room } = site;
-      const peak = siteChanged && peakOf(room) === room.total ? room.total : undefined; // a new one, or reached again
-      const numbers = { site: siteChanged ? room.total : undefined, page: pageChanged ? page.total : undefined, peak };
-      const text = this.#frame(numbers);
-      for (const one of page.audience) this.#send(one, text);
-      this.onBroadcast(this.#now() - site.changedAt);
+    for (const { site, page, siteChanged, pageChanged } of this.#rooms.tick(this.#clock.now())) {
+      const { total } = site.room;
+      const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === total; // or the old one, reached again
+      const frame = this.#frame({
+        site: siteChanged ? total : undefined,
+        page: pageChanged ? page.total : undefined,
+        peak: isNewPeak ? total : undefined,
+      });
+      for (const viewer of page.audience) this.#send(viewer as Connection, frame); // `admit` creates all viewers
+      this.#onBroadcast(this.#clock.now() - site.dirtySince);
     }
   }
 
-  /** Flushes at the end of this turn of the event loop: whoever else comes in the same turn is in the same frame. */
+  /** Flushes at the end of this turn of the event loop, so that everything that happens in one turn is in one frame. */
   flushSoon(): void {
-    if (this.#flushing || !this.#rooms.pending) return;
-    this.#flushing = true;
+    if (this.#willFlush || !this.#rooms.isDirty) return;
+    this.#willFlush = true;
     setImmediate(this.#flushNow);
   }
 
-  readonly #flushNow = contain(() => {
-    this.#flushing = false;
+  readonly #flushNow = guarded(() => {
+    this.#willFlush = false;
     this.flush();
   });
 
-  /** Makes sure that the peak and the median are not old. Whoever asks is told of new ones; the others as they repeat. */
-  async refresh(page: OpenPage): Promise<void> {
-    const now = this.#now();
-    const old = [page.site.room, page.page].filter((room) => now >= room.figureUntil);
-    if (old.length === 0) return;
-    const changes = await Promise.all(old.map((room) => this.#journal.refresh(room, now)));
-    if (changes.includes(true)) this.#tell(page);
+  /** Brings peak and median up to date. A change is sent to this connection now, and to others when they are repeated to. */
+  async refresh(connection: Connection): Promise<void> {
+    const { site, room } = connection;
+    if (await this.#journal.refresh(site.room, room, this.#clock.now())) this.#sendAll(connection);
   }
 
-  /** Looks after every page: frees those that never opened, closes the silent, pings and repeats when it is time. */
+  /** Frees connections that never opened, closes silent ones, pings and repeats when it is time. */
   sweep(): void {
-    const now = this.#now();
-    const slept = now - this.#sweptAt > this.#heartbeatMs; // this process, and not its peers
+    const now = this.#clock.now();
+    const processWasFrozen = now - this.#sweptAt > this.#heartbeatMs; // then nothing could be heard
     this.#sweptAt = now;
-    for (const page of this.#open) {
-      if (slept) page.heardAt = now;
-      const silentMs = now - page.heardAt;
-      if (page.wire === undefined) {
-        if (silentMs > UPGRADE_MS) this.closed(page);
-      } else if (silentMs > 2 * this.#heartbeatMs && page.wire.ping !== undefined) {
-        // Bun re-arms its own idle timeout at every send: a service that talks would never notice a dead peer.
-        this.stats.silent += 1;
-        this.#drop(page);
-      } else if (now >= page.pingAt || now >= page.repeatAt) this.#prod(page, page.wire, now);
+    for (const connection of this.#open) {
+      if (processWasFrozen) connection.lastHeardAt = now;
+      const silentMs = now - connection.lastHeardAt;
+      const { socket } = connection;
+      if (socket === undefined) {
+        if (silentMs > UPGRADE_TIMEOUT_MS) this.closed(connection);
+      } else if (silentMs > 2 * this.#heartbeatMs && socket.ping !== undefined) {
+        this.counters.silent += 1; // Deno finds silent peers by itself: see serveOnDeno
+        this.#terminate(connection);
+      } else if (now >= connection.pingAt || now >= connection.repeatAt) this.#pingAndRepeat(connection, socket, now);
     }
   }
 
-  /** Gives the journal what was read until now. */
+  /** Gives the journal's sums to the engine. */
   record(): Promise<void> {
-    return this.#journal.record(this.#open, this.#now());
+    return this.#journal.record(this.#open, this.#clock.now());
   }
 
-  /** Starts the clocks that drive all of the above, and returns what stops them. */
+  /** Starts the timers that drive all of this. @returns a function that stops them */
   start(): () => void {
-    const flush = contain(() => this.flush());
-    const sweep = contain(() => this.sweep());
     const record = () => this.record().catch(report);
-    const sweepMs = Math.min(1_000, this.#heartbeatMs / 4);
-    const timers = [setInterval(flush, SCAN_MS), setInterval(sweep, sweepMs), setInterval(record, RECORD_MS)];
+    const timers = [
+      setInterval(
+        guarded(() => this.flush()),
+        SCAN_MS,
+      ),
+      setInterval(
+        guarded(() => this.sweep()),
+        Math.min(MAX_SWEEP_MS, this.#heartbeatMs / 4),
+      ),
+      setInterval(record, RECORD_MS),
+    ];
     return () => timers.forEach(clearInterval);
   }
 
-  /** The engine is away (or back): everybody is told that their number may be old (or is exact again). */
+  /** The engine went away or came back: every page is told that its number may be old, or is exact again. */
   setStale(stale: boolean): void {
-    if (stale === this.stale) return;
-    this.stale = stale;
-    for (const page of this.#open) this.#tell(page, { stale });
+    if (stale === this.#isStale) return;
+    this.#isStale = stale;
+    for (const connection of this.#open) this.#sendAll(connection, { stale });
   }
 
-  /** Sends everybody away with a time to come back in, and resolves when they are gone, or after 8 s. */
+  /** Closes all connections with a time to reconnect in. Resolves when all are gone, or after 8 s. */
   async drain(): Promise<void> {
-    this.#window = String(Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / PAGES_A_SECOND)));
-    for (const page of this.#open) page.wire?.close(CLOSE.restart, this.#window);
-    const deadline = this.#now() + DRAIN_MS;
-    while (this.#open.size > 0 && this.#now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
+    const seconds = Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / RECONNECTS_PER_SECOND));
+    this.#reconnectWindow = String(seconds);
+    for (const { socket } of this.#open) socket?.close(CLOSE.restart, this.#reconnectWindow);
+    const deadline = this.#clock.now() + DRAIN_MS;
+    while (this.#open.size > 0 && this.#clock.now() < deadline) await this.#clock.sleep(20);
   }
 
   /** The tab shows another page: a new view begins, with a first frame of its own. */
-  #move(page: OpenPage, to: string, now: number): void {
-    if (to === page.page.page) return;
-    this.#journal.endView(page, now);
-    this.#rooms.move(page, to, now);
-    this.#tell(page);
-    this.refresh(page).catch(report);
+  #move(connection: Connection, page: string, now: number): void {
+    if (page === connection.room.page) return;
+    this.#journal.endView(connection, now);
+    this.#rooms.move(connection, page, now);
+    this.#sendAll(connection);
+    this.refresh(connection).catch(report);
     this.flushSoon();
   }
 
-  /** Pings, and says the number again: soon the two fall together for each page, and are one write then. */
-  #prod(page: OpenPage, wire: Wire, now: number): void {
-    const pings = now >= page.pingAt;
-    const repeats = page.repeatAt <= (pings ? now + EARLY_MS : now);
+  /** Pings, and repeats the numbers. After a while both fall together for each connection and are one write. */
+  #pingAndRepeat(connection: Connection, socket: Socket, now: number): void {
+    const pings = now >= connection.pingAt;
+    const repeats = connection.repeatAt <= (pings ? now + EARLY_REPEAT_MS : now);
     const write = () => {
-      if (pings) wire.ping?.();
-      if (repeats) this.#tell(page);
+      if (pings) socket.ping?.();
+      if (repeats) this.#sendAll(connection);
     };
-    if (wire.cork === undefined) write();
-    else wire.cork(write);
+    if (socket.cork === undefined) write();
+    else socket.cork(write);
     if (pings) {
-      page.pingAt = now + this.#heartbeatMs;
-      this.stats.pings += 1;
+      connection.pingAt = now + this.#heartbeatMs;
+      this.counters.pings += 1;
     }
     if (repeats) {
-      page.repeatAt = now + REPEAT_MS;
-      this.refresh(page).catch(report);
+      connection.repeatAt = now + REPEAT_MS;
+      this.refresh(connection).catch(report);
     }
   }
 
-  /** Tells one page all that it may show. */
-  #tell(page: OpenPage, news: Numbers = {}): void {
-    const { room } = page.site;
-    const { total, figure } = page.page;
-    this.#send(page, this.#frame({ site: room.total, page: total, peak: peakOf(room), read: figure, ...news }));
+  /** Sends all numbers that the connection may show. */
+  #sendAll(connection: Connection, more: Numbers = {}): void {
+    const { site, room } = connection;
+    const peak = this.#journal.dayPeak(site.room);
+    const read = this.#journal.median(room);
+    this.#send(connection, this.#frame({ site: site.room.total, page: room.total, peak, read, ...more }));
   }
 
   #frame(numbers: Numbers): string {
-    return JSON.stringify(this.stale ? { ...numbers, stale: true } : numbers);
+    return JSON.stringify(this.#isStale ? { ...numbers, stale: true } : numbers);
   }
 
-  #send(page: OpenPage, text: string): void {
-    if (page.wire?.readyState !== OPEN) return;
-    this.stats.frames += 1;
-    page.wire.send(text);
-    // No queue for slow readers: whoever leaves 64 KiB unread is closed, and comes back. Bun does this by itself.
-    if ((page.wire.bufferedAmount ?? 0) > MAX_BUFFERED_BYTES) {
-      this.stats.slow += 1;
-      this.#drop(page);
+  #send(connection: Connection, text: string): void {
+    const { socket } = connection;
+    if (socket?.readyState !== OPEN) return;
+    this.counters.frames += 1;
+    socket.send(text);
+    // There is no queue for slow readers: who leaves 64 KiB unread is closed and reconnects. Bun does that by itself.
+    if ((socket.bufferedAmount ?? 0) > MAX_BUFFERED_BYTES) {
+      this.counters.slow += 1;
+      this.#terminate(connection);
     }
   }
 
-  #close(page: OpenPage, code: number, reason: string): void {
-    page.wire?.close(code, reason);
-    this.closed(page);
+  #close(connection: Connection, code: number, reason: string): void {
+    connection.socket?.close(code, reason);
+    this.closed(connection);
   }
 
   /** Ends a socket whose peer would not answer a close frame. */
-  #drop(page: OpenPage): void {
-    if (page.wire?.terminate !== undefined) page.wire.terminate();
-    else page.wire?.close(CLOSE.policy, "too slow");
-    this.closed(page);
+  #terminate(connection: Connection): void {
+    if (connection.socket?.terminate !== undefined) connection.socket.terminate();
+    else connection.socket?.close(CLOSE.policy, "too slow");
+    this.closed(connection);
   }
 }
 
-/** The peak of a site, raised by the number it has now; undefined until it is known. */
-function peakOf(room: Room): number | undefined {
-  if (room.figure !== undefined) room.figure = Math.max(room.figure, room.total ?? 0);
-  return room.figure;
-}
-
-/** The value, or undefined (which is no JSON value) when the text is not JSON. */
+/** The value; undefined, which is no JSON value, when the text is not JSON. */
 function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    return undefined; // deliberate: the caller says what was wrong, and to whom
+    return undefined; // deliberate: the caller reports it to whoever sent it
   }
 }
 
-// ── Metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-// For Prometheus. Nearly all are read from the parts at the moment they are asked for.
-
-const MAX_SITE_LABELS = 100; // the largest sites; a label for every site would be a flood of its own
-
-/** The metrics: `text` is what Prometheus reads; the others have no owner but the routes, which feed them. */
-function createMetrics(rooms: Rooms, sites: Sites, pages: Pages, journal: Journal, engine: Engine) {
-  const registry = new Registry();
-  const registers = [registry];
-  const reads: (() => void)[] = [];
-  const watch = (name: string, help: string, read: () => number) => {
-    const metric = new (name.endsWith("_total") ? Counter : Gauge)({ name, help, registers });
-    reads.push(() => (metric.reset(), metric.inc(read())));
-  };
-  const watchSites = (name: string, help: string, read: (site: Site) => number) => {
-    const metric = new Gauge({ name, help, labelNames: ["site"], registers });
-    reads.push(
-      () => (metric.reset(), largest(rooms, sites).forEach((site) => metric.set({ site: site.room.site }, read(site)))),
-    );
-  };
-  const buckets = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2];
-  const seconds = (name: string, help: string) => new Histogram({ name, help, buckets, registers });
-
-  watchSites("headcount_visitors_online", "Distinct visitors", ({ room }) => room.total ?? 0);
-  watchSites("headcount_pages_online", "Open pages on this node, observers included", ({ audience }) => audience);
-  watch("headcount_connections", "Open sockets of this node", () => pages.size);
-  watch("headcount_stale", "1 while the engine is away", () => Number(pages.stale));
-  watch("headcount_frames_sent_total", "Frames sent to pages", () => pages.stats.frames);
-  watch("headcount_pings_sent_total", "Pings sent to pages that were due", () => pages.stats.pings);
-  watch("headcount_pings_lost_total", "Sockets closed because nothing came back", () => pages.stats.silent);
-  watch("headcount_slow_readers_total", "Sockets closed because too much was unread", () => pages.stats.slow);
-  watch("headcount_journal_errors_total", "Times the journal could not be written", () => journal.failures);
-  watch("headcount_engine_errors_total", "Calls of the engine that failed", () => engine.failures);
-  watch("process_resident_memory_bytes", "Resident memory", () => process.memoryUsage.rss());
-  watch("process_start_time_seconds", "When this process started", () => performance.timeOrigin / 1_000);
-  return {
-    broadcast: seconds("headcount_broadcast_delay_seconds", "From a change to its last frame"),
-    engine: seconds("headcount_engine_seconds", "Time that the engine took to claim a token"),
-    tokens: new Counter({ name: "headcount_tokens_total", help: "Tokens granted", registers }),
-    upgrades: new Counter({ name: "headcount_upgrades_total", help: "Sockets opened", registers }),
-    refusals: new Counter({ name: "headcount_refusals_total", help: "Refusals", labelNames: ["reason"], registers }),
-    text: () => {
-      for (const read of reads) read();
-      return registry.metrics();
-    },
-  };
-}
-
-/** The sites with the most visitors on this node, the largest first; those of SITES before any that a Host invented. */
-function largest(rooms: Rooms, { names }: Sites): Site[] {
-  const rank = ({ room }: Site) => (room.total ?? 0) + (names.has(room.site) ? 1e9 : 0);
-  return [...rooms.sites()].toSorted((a, b) => rank(b) - rank(a)).slice(0, MAX_SITE_LABELS);
-}
-
-// ── App ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-// The routes. Each refusal is a problem document (RFC 9457) that a page on another origin can read.
+// ── 5. Routes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+// Each refusal is a problem document (RFC 9457) that a page on another origin can read.
 
 /** What a runtime knows about a request besides the request itself. */
 export interface Client {
   /** The address at the other end of the socket. */
   readonly address: string;
-  /** Upgrades the request for this page: a 101, or undefined when the handshake is broken or the client already gone. */
-  upgrade(page: OpenPage): Response | undefined;
+  /** Upgrades the request: a 101, or undefined when the handshake is broken or the client is gone. */
+  upgrade(connection: Connection): Response | undefined;
 }
 
-/** Files made by build.ts. The bundled server carries them inside; from source they are read from `dist/`. */
-const ASSETS = [
-  "widget.js",
-  "debug.js",
-  "badge.svg",
-  "home.html",
-  "dashboard.html",
-  "check.html",
-  "README.md",
-] as const;
-export type Assets = Record<(typeof ASSETS)[number], string>;
+type App = { Bindings: Client; Variables: { readonly address: string; readonly addressKey: string } };
+type RequestContext = Context<App>;
+type Refuse = (c: Context, reason: Reason, detail?: string) => Response;
 
-export interface Parts {
+/** The origin of a request, and the site that it belongs to. No site: the origin is not allowed. */
+interface Embedder {
+  readonly origin: string;
+  readonly site: string | undefined;
+}
+
+export interface AppOptions {
   readonly settings: Settings;
-  readonly sites: Sites;
+  readonly allowedSites: AllowedSites;
   readonly signer: Signer;
   readonly guard: Guard;
   readonly rooms: Rooms;
-  readonly pages: Pages;
+  readonly connections: Connections;
   readonly journal: Journal;
   readonly engine: Engine;
+  readonly metrics: Metrics;
   readonly assets: Assets;
-  /** Of the user `admin`. */
+  /** The password of the user `admin`. */
   readonly password: string;
 }
 
-type App = { Bindings: Client; Variables: { readonly address: string; readonly key: string } };
-type Answer = Response | Promise<Response>;
-
 const TokenRequest = v.pipe(
-  v.custom<object>((body) => !Array.isArray(body)), // which valibot would take for an object
+  v.custom<object>((body) => !Array.isArray(body)), // valibot takes an array for an object
   v.object({ page: v.optional(v.string()), visitor: v.optional(v.string()), observe: v.optional(v.boolean()) }),
 );
 const MAX_BODY_BYTES = 4_096;
-const CACHE_SIZE = 1_000; // origins, and browsers' names, that were judged already
-const MAX_NAME = 1_000; // characters of them
+const CACHED_ORIGINS = 1_000;
+const CACHED_USER_AGENTS = 1_000;
 const COOKIE_SECONDS = 30 * 86_400;
-const RANGES = new Map([
-  ["hour", 60],
-  ["day", DAY_MINUTES],
-  ["week", 7 * DAY_MINUTES],
-  ["quarter", HISTORY_MINUTES],
-]);
-const MAX_POINTS = 720; // of a chart
-const MAX_LIST_LENGTH = 1_000_000; // characters of 10,000 pages with ordinary names; Deno holds it for each slow reader
-const PRIVATE = /^\/(dashboard|metrics)/; // what no other site may read with the operator's password
-const CSP =
-  "default-src 'none'; script-src 'self' 'nonce-{{nonce}}'; style-src 'nonce-{{nonce}}'; connect-src 'self'; " +
-  "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read these with the operator's password
 
-/** Builds the routes over the parts; the result's `fetch` wants a `Client` beside each request. */
-export function createApp(parts: Parts): Hono<App> {
-  const desk = createDesk(parts);
-  const { refuse } = desk;
+/** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */
+export function createApp(options: AppOptions): Hono<App> {
+  const { settings, allowedSites, guard, rooms, connections, journal, engine, metrics, assets, password } = options;
+  const refuse: Refuse = (c, reason, detail) => {
+    metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
+    return problem(c, reason, detail);
+  };
+  const forSite = createSiteQuestions(allowedSites, connections, refuse);
   const app = new Hono<App>();
 
   app.use(async (c, next) => {
-    const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), parts.settings.TRUST_PROXY);
+    const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
     c.set("address", address);
-    c.set("key", limitKey(address));
-    const denied = parts.guard.address(address) ?? (isHost(hostOf(c)) ? undefined : "host");
-    if (denied !== undefined) c.res = refuse(c, denied);
+    c.set("addressKey", limitKey(address));
+    const refused = guard.checkAddress(address) ?? (isValidHost(hostOf(c)) ? undefined : "host");
+    if (refused !== undefined) c.res = refuse(c, refused);
     else await next();
-    if (c.res.status !== 101 && !PRIVATE.test(c.req.path)) openToAll(c); // Deno's 101 must stay as it is
+    if (c.res.status !== 101 && !PRIVATE_PATH.test(c.req.path)) allowAllOrigins(c); // Deno's 101 must stay as it is
   });
   app.options("*", (c) => {
     c.header("Access-Control-Allow-Methods", "GET, POST");
     c.header("Access-Control-Max-Age", "86400");
     return c.body(null, 204);
   });
-  addVisitorRoutes(app, desk);
-  addPublicRoutes(app, desk);
-  addOperatorRoutes(app, desk);
-  addOwnPages(app, desk);
+  addTokenRoute(app, options, refuse);
+  addSocketRoute(app, options, refuse);
+  addCountRoutes(app, options, forSite);
+  addStatsRoutes(app, {
+    journal,
+    engine,
+    live: rooms,
+    listedSites: allowedSites.names,
+    connections,
+    metrics,
+    maxConnections: settings.MAX_CONNECTIONS,
+    operatorOnly: operatorOnly(guard, password, refuse),
+    forSite,
+    refuseUnknown: (c) => refuse(c, "unknown"),
+    titleOf: (reason) => REFUSALS[reason as Reason][1],
+  });
+  addOwnPages(app, assets, settings.TRUST_PROXY);
+  addCheckRoute(app, options);
   app.get("/healthz", (c) => c.text("ok"));
   app.get("/readyz", (c) =>
-    parts.pages.draining ? refuse(c, "draining") : c.text(parts.pages.stale ? "ok, stale" : "ok"),
+    connections.isDraining ? refuse(c, "draining") : c.text(connections.stale ? "ok, stale" : "ok"),
   );
   app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {
-    const hasLeft = c.req.raw.signal.aborted || /^(Http|BadResource)$/.test(error.name); // as Bun says, and Deno
-    if (!hasLeft) report(error); // whoever goes away in mid-request is no error of ours
+    const clientLeft = c.req.raw.signal.aborted || /^(Http|BadResource)$/.test(error.name); // on Bun, and on Deno
+    if (!clientLeft) report(error);
     return refuse(c, "error");
   });
   return app;
 }
 
-const hostOf = (c: Context<App>) => c.req.header("host") ?? "";
-const originOf = (c: Context<App>) => c.req.header("origin")?.slice(0, MAX_NAME) ?? "";
+const refuseOrigin = (c: Context, refuse: Refuse) =>
+  refuse(c, "origin", `${originOf(c) || "A request without Origin"} is not one of the SITES of this service`);
 
-/** A refusal as an answer. */
-function problem(c: Context, reason: Reason, detail?: string): Response {
-  const [status, title, meaning, retryAfter] = REFUSALS[reason];
-  if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
-  if (reason === "full") c.header("Connection", "close"); // its file is wanted
-  if (status === 426) c.header("Upgrade", "websocket");
-  if (status === 401) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
-  const body = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? meaning };
-  return c.json(body, status, { "Content-Type": "application/problem+json" });
-}
-
-type Desk = ReturnType<typeof createDesk>;
-
-/** The parts, and what all routes need to read a request and to refuse it. */
-function createDesk(parts: Parts) {
-  const { settings, sites, pages } = parts;
-  const metrics = createMetrics(parts.rooms, sites, pages, parts.journal, parts.engine);
-  pages.onBroadcast = (delayMs) => metrics.broadcast.observe(delayMs / 1_000);
-
-  const refuse = (c: Context, reason: Reason, detail?: string): Response => {
-    metrics.refusals.inc({ reason });
-    return problem(c, reason, detail);
-  };
-
-  const refuseOrigin = (c: Context<App>) =>
-    refuse(c, "origin", `${originOf(c) || "A request without Origin"} is not one of the SITES of this service`);
-
-  const isSecure = (c: Context<App>) =>
-    settings.TRUST_PROXY > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
-
-  /** The origin of a request and the site that it belongs to; no site unless it may be counted here. */
-  const embedder = (c: Context<App>) => embedders.memo(`${originOf(c)}\n${hostOf(c)}`);
-  const embedders = new LRUCache<string, { origin: string; site: string | undefined }>({
-    max: CACHE_SIZE,
+/** Returns a function that finds the embedder of a request. Results are cached by Origin and Host. */
+function createEmbedderLookup(allowedSites: AllowedSites): (c: RequestContext) => Embedder {
+  const cache = new LRUCache<string, Embedder>({
+    max: CACHED_ORIGINS,
     memoMethod: (key) => {
-      const [header, host = ""] = key.split("\n"); // which no header can hold
+      const [header, host = ""] = key.split("\n");
       const origin = webUrl(header);
-      return { origin: origin?.origin ?? "", site: sites.byOrigin(origin, host) };
+      return { origin: origin?.origin ?? "", site: allowedSites.byOrigin(origin, host) };
     },
   });
-
-  /** A question about a site (the named one, else the asking page's, else the service's own) or about a page of it. */
-  const about = (answer: (c: Context<App>, site: string, page?: string) => Answer) => async (c: Context<App>) => {
-    const { site: name, page: asked } = c.req.query();
-    if (name === undefined) c.header("Vary", "Referer");
-    const asking = webUrl(c.req.header("origin") ?? c.req.header("referer"));
-    const site = name === undefined ? (sites.byOrigin(asking, hostOf(c)) ?? hostOf(c)) : sites.byName(name, hostOf(c));
-    if (site === undefined) return refuse(c, "site");
-    const page = asked === undefined ? undefined : pageName(asked);
-    if (page === undefined && asked !== undefined) return refuse(c, "page");
-    try {
-      return await answer(c, site, page);
-    } catch (error) {
-      if (!parts.pages.stale) report(error); // that the engine is away has been said
-      return refuse(c, "journal");
-    }
-  };
-
-  return { ...parts, metrics, refuse, refuseOrigin, isSecure, embedder, about };
+  return (c) => cache.memo(`${originOf(c)}\n${hostOf(c)}`); // no header can contain a line break
 }
 
-/** `POST /token` and `GET /ws`: how a page comes in. */
-function addVisitorRoutes(app: Hono<App>, desk: Desk): void {
-  const { settings, signer, guard, pages, engine, metrics, refuse, refuseOrigin, embedder } = desk;
-  const identify = createIdentify(desk);
-  const bots = new LRUCache<string, boolean>({ max: CACHE_SIZE, memoMethod: (userAgent) => isbot(userAgent) });
-  const readAtMost = bodyLimit({ maxSize: MAX_BODY_BYTES, onError: (c) => refuse(c, "size") });
-  /** A body that says its length needs no counting; only a chunked one is read with care. */
-  const limitBody: MiddlewareHandler<App> = (c, next) =>
-    Number(c.req.header("content-length") ?? Infinity) <= MAX_BODY_BYTES ? next() : readAtMost(c, next);
+/**
+ * Returns a wrapper for handlers that answer for one site, or for one page of it. The site is the one that the query
+ * names, else the site of the asking page, else the service's own.
+ */
+function createSiteQuestions(allowedSites: AllowedSites, connections: Connections, refuse: Refuse) {
+  return (answer: SiteHandler): Handler =>
+    async (c) => {
+      const { site: name, page: rawPage } = c.req.query();
+      if (name === undefined) c.header("Vary", "Referer");
+      const host = hostOf(c);
+      const asking = webUrl(c.req.header("origin") ?? c.req.header("referer"));
+      const site = name === undefined ? (allowedSites.byOrigin(asking, host) ?? host) : allowedSites.byName(name, host);
+      if (site === undefined) return refuse(c, "site");
+      const page = rawPage === undefined ? undefined : pageName(rawPage);
+      if (page === undefined && rawPage !== undefined) return refuse(c, "page");
+      try {
+        return await answer(c, site, page);
+      } catch (error) {
+        if (!connections.stale) report(error); // that the engine is away was reported already
+        return refuse(c, "journal");
+      }
+    };
+}
 
-  app.post("/token", limitBody, async (c) => {
-    const key = c.get("key");
-    const { origin, site } = embedder(c);
-    if (site === undefined) return refuseOrigin(c); // and uses up nothing: any page can make its readers ask
-    const limited = guard.tokenRequest(key);
+/** `POST /token`: weighs a visitor and hands out a ticket for the socket. */
+function addTokenRoute(
+  app: Hono<App>,
+  { settings, allowedSites, signer, guard, connections, engine, metrics }: AppOptions,
+  refuse: Refuse,
+): void {
+  const embedderOf = createEmbedderLookup(allowedSites);
+  const identify = createIdentify(settings, signer, engine);
+  const bots = new LRUCache<string, boolean>({ max: CACHED_USER_AGENTS, memoMethod: (userAgent) => isbot(userAgent) });
+  const isCrawler = (c: RequestContext) => bots.memo(userAgentOf(c));
+
+  app.post("/token", limitBody(refuse), async (c) => {
+    const addressKey = c.get("addressKey");
+    const { origin, site } = embedderOf(c);
+    if (site === undefined) return refuseOrigin(c, refuse); // counts against no limit: any page can make its readers ask
+    const limited = guard.checkTokenRequest(addressKey);
     if (limited !== undefined) return refuse(c, limited);
-    if (settings.COUNT_BOTS === "false" && bots.memo(c.req.header("user-agent")?.slice(0, MAX_NAME) ?? ""))
-      return refuse(c, "bot");
-    const text = await c.req.text().catch(() => "cut off"); // no JSON, and therefore refused
+    if (settings.COUNT_BOTS === "false" && isCrawler(c)) return refuse(c, "bot");
+    const text = await c.req.text().catch(() => "cut off"); // which is not JSON, and therefore refused
     const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
     if (!body.success) return refuse(c, "body");
-    const { page = "/", visitor: kept, observe = false } = body.output;
-    const name = pageName(page);
-    if (name === undefined) return refuse(c, "page");
-    const { visitor, isNew } = observe ? { visitor: "", isNew: false } : await identify(c, site, kept);
-    const refused = (isNew ? guard.newVisitor(key) : undefined) ?? pages.refusal(site, visitor, key);
+    const { page: rawPage = "/", visitor: stored, observe = false } = body.output;
+    const page = pageName(rawPage);
+    if (page === undefined) return refuse(c, "page");
+    const { visitor, isNew } = observe ? { visitor: "", isNew: false } : await identify(c, site, stored);
+    const refused =
+      (isNew ? guard.checkNewVisitor(addressKey) : undefined) ?? connections.refusal(site, visitor, addressKey);
     if (refused !== undefined) return refuse(c, refused);
-    const expires = Date.now() + settings.TOKEN_TTL_SECONDS * 1_000;
-    const token = signer.signToken(origin, { visitor, page: name, expires, nonce: newNonce() });
+    const expires = engine.wallClock() + settings.TOKEN_TTL_SECONDS * 1_000;
+    const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce() });
     metrics.tokens.inc();
     c.header("Cache-Control", "no-store");
     if (observe || settings.IDENTITY === "hash") return c.json({ token });
     const signed = signer.signVisitor(site, visitor);
-    keepCookie(c, site, signed, desk.isSecure(c));
+    setVisitorCookie(c, site, signed, isSecure(c, settings.TRUST_PROXY));
     return c.json({ token, visitor: signed });
-  });
-
-  app.get("/ws", async (c) => {
-    if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
-    const { origin, site } = embedder(c);
-    if (site === undefined) return refuseOrigin(c);
-    const claims = signer.readToken(origin, c.req.query("token") ?? "", Date.now());
-    const stopTimer = metrics.engine.startTimer();
-    const isGood = claims !== undefined && (await engine.spend(claims, Date.now()));
-    stopTimer();
-    if (!isGood) return refuse(c, "token");
-    const refused = pages.refusal(site, claims.visitor, c.get("key"));
-    if (refused !== undefined) return refuse(c, refused);
-    const page = pages.admit(site, claims, c.get("key"));
-    await pages.refresh(page); // so that the peak and the reading time are in the first frame
-    const response = c.env.upgrade(page);
-    if (response === undefined) pages.closed(page);
-    else metrics.upgrades.inc();
-    return response ?? refuse(c, "handshake");
   });
 }
 
-/** Finds out who is asking: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
-function createIdentify({ settings, signer, engine, isSecure }: Desk) {
+/** `GET /ws`: takes the token and opens the connection. */
+function addSocketRoute(
+  app: Hono<App>,
+  { allowedSites, signer, connections, engine, metrics }: AppOptions,
+  refuse: Refuse,
+): void {
+  const embedderOf = createEmbedderLookup(allowedSites);
+
+  app.get("/ws", async (c) => {
+    if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
+    const { origin, site } = embedderOf(c);
+    if (site === undefined) return refuseOrigin(c, refuse);
+    const claims = signer.readToken(origin, c.req.query("token") ?? "", engine.wallClock());
+    const stopTimer = metrics.claimDuration.startTimer();
+    const isClaimed = claims !== undefined && (await engine.spend(claims, engine.wallClock()));
+    stopTimer();
+    if (!isClaimed) return refuse(c, "token");
+    const refused = connections.refusal(site, claims.visitor, c.get("addressKey"));
+    if (refused !== undefined) return refuse(c, refused);
+    const connection = connections.admit(site, claims, c.get("addressKey"));
+    await connections.refresh(connection); // so that peak and reading time are in the first frame
+    const response = c.env.upgrade(connection);
+    if (response === undefined) {
+      connections.closed(connection);
+      return refuse(c, "handshake");
+    }
+    metrics.upgrades.inc();
+    return response;
+  });
+}
+
+/** Refuses long bodies. Hono's own check reads every body as a stream; one that states its length needs no stream. */
+function limitBody(refuse: Refuse): MiddlewareHandler<App> {
+  const limitStream = bodyLimit({ maxSize: MAX_BODY_BYTES, onError: (c) => refuse(c, "size") });
+  return (c, next) => {
+    const length = c.req.header("content-length");
+    const isStream = length === undefined || c.req.header("transfer-encoding") !== undefined; // which overrides the length
+    return !isStream && Number(length) <= MAX_BODY_BYTES ? next() : limitStream(c, next);
+  };
+}
+
+/** Returns a function that tells who asks: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
+function createIdentify(settings: Settings, signer: Signer, engine: Engine) {
   let salt = { day: "", value: "" };
-  return async (c: Context<App>, site: string, kept: string | undefined) => {
+  return async (c: RequestContext, site: string, stored: string | undefined) => {
     if (settings.IDENTITY === "hash") {
-      const day = new Date().toISOString().slice(0, 10);
+      const day = new Date(engine.wallClock()).toISOString().slice(0, 10);
       if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
       const visitor = hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? "");
       return { visitor, isNew: false };
     }
-    const cookie = getCookie(c, cookieName(site, isSecure(c)));
-    const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, kept);
+    const cookie = getCookie(c, cookieName(site, isSecure(c, settings.TRUST_PROXY)));
+    const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, stored);
     return { visitor: known ?? newVisitor(), isNew: known === undefined };
   };
 }
 
-/** Third-party cookies must be `Secure` and are partitioned by the embedding site; plain http allows neither. */
-function keepCookie(c: Context<App>, site: string, signed: string, secure: boolean): void {
+/** Browsers take a third-party cookie only when it is `Secure` and `Partitioned`. Plain http allows neither. */
+function setVisitorCookie(c: RequestContext, site: string, signed: string, secure: boolean): void {
   const common = { path: "/", httpOnly: true, maxAge: COOKIE_SECONDS } as const;
   const crossSite = { ...common, secure, sameSite: "None", partitioned: true } as const;
   setCookie(c, cookieName(site, secure), signed, secure ? crossSite : { ...common, sameSite: "Lax" });
 }
 
+/** One cookie per site, so that nobody is followed from one site to another. The prefix `__Host-` needs https. */
+const cookieName = (site: string, secure: boolean) =>
+  `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w-]/g, "_")}`;
+
 /** The numbers for everybody, and the scripts that show them. */
-function addPublicRoutes(app: Hono<App>, { rooms, pages, journal, engine, assets, about }: Desk): void {
+function addCountRoutes(
+  app: Hono<App>,
+  { rooms, connections, journal, engine, assets }: AppOptions,
+  forSite: (answer: SiteHandler) => Handler,
+): void {
   const count = async (site: string, page?: string) =>
-    rooms.count(site, page) ?? (await engine.count?.(site, page)) ?? 0;
+    rooms.count(site, page) ?? (await engine.cluster?.count(site, page)) ?? 0;
 
-  const answerCount = about(async (c, site, page) => {
+  const answerCount: SiteHandler = async (c, site, page) => {
     c.header("Cache-Control", "public, max-age=5");
-    const [own, its, peak] = await Promise.all([count(site), page && count(site, page), journal.peak(site)]);
-    return c.json({ site: own, page: its, peak, stale: pages.stale || undefined });
-  });
-  app.get("/count", etag(), answerCount);
+    const [ofSite, ofPage, peak] = await Promise.all([count(site), page && count(site, page), journal.peak(site)]);
+    return c.json({ site: ofSite, page: ofPage, peak, stale: connections.stale || undefined });
+  };
+  app.get("/count", etag(), forSite(answerCount));
 
-  const answerBadge = about(async (c, site) => {
+  const answerBadge: SiteHandler = async (c, site) => {
     c.header("Cache-Control", "public, max-age=5");
     c.header("Content-Type", "image/svg+xml; charset=utf-8");
     return c.body(assets["badge.svg"].replaceAll("{{count}}", String(await count(site))));
-  });
-  app.get("/badge.svg", etag(), answerBadge);
-
-  const answerReading = about(async (c, site, page) => {
-    if (page !== undefined) return c.json(readingOf(await engine.readings(site, page)));
-    return c.body(await allReadings.memo(site), 200, { "Content-Type": "application/json" });
-  });
-  const readAll = async (site: string): Promise<string> => {
-    const byPage = Map.groupBy(await engine.readings(site), (sum) => sum.page).entries();
-    const readings = Array.from(byPage, ([name, its]) => Object.assign({ page: name }, readingOf(its)));
-    let room = MAX_LIST_LENGTH;
-    const mostRead = readings.toSorted((a, b) => b.seconds - a.seconds);
-    return JSON.stringify({ pages: mostRead.filter(({ page }) => (room -= page.length + 70) > 0) });
   };
-  /** Of 10,000 pages they take a tenth of a second, and anybody may ask: for 2 s everybody is told the same. */
-  const allReadings = new LRUCache<string, Promise<string>>({
-    max: MAX_OWN_SITES,
-    ttl: 2_000,
-    ttlAutopurge: true,
-    memoMethod: readAll,
-  });
-  app.get("/reading", answerReading);
-
-  for (const name of ["widget.js", "debug.js"] as const) {
-    const { tag, encodings } = precompressed(assets[name]);
-    app.get(`/${name}`, (c) => {
-      const encoding = preferred(c.req.header("accept-encoding"));
-      const headers = { ETag: tag, "Cache-Control": "public, max-age=3600", Vary: "Accept-Encoding" };
-      if (c.req.header("if-none-match")?.includes(tag)) return c.body(null, 304, headers);
-      if (encoding !== "identity") c.header("Content-Encoding", encoding);
-      return c.body(encodings[encoding], 200, { ...headers, "Content-Type": "text/javascript; charset=utf-8" });
-    });
-  }
+  app.get("/badge.svg", etag(), forSite(answerBadge));
 }
 
-/** The password in front of the operator's routes, and what the dashboard and Prometheus are fed with. */
-function addOperatorRoutes(app: Hono<App>, desk: Desk): void {
-  const { settings, sites, guard, rooms, pages, journal, engine, metrics, refuse, about, password } = desk;
+/** Lets only the operator pass. */
+function operatorOnly(guard: Guard, password: string, refuse: Refuse): MiddlewareHandler {
   const authorization = `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
-  const operator: MiddlewareHandler<App> = async (c, next) => {
+  return async (c, next) => {
     const given = c.req.header("authorization");
-    const refused = guard.password(c.get("key"), given, authorization);
-    if (refused === undefined) return next();
-    return (given === undefined ? problem : refuse)(c, refused); // browsers ask first
+    const reason = guard.checkPassword(c.get("addressKey"), given, authorization);
+    if (reason === undefined) return next();
+    return given === undefined ? problem(c, reason) : refuse(c, reason); // every browser asks without one first
   };
-  app.use("/dashboard/*", operator);
-  app.use("/metrics", operator);
-
-  app.get("/metrics", async (c) =>
-    c.text(await metrics.text(), 200, { "Content-Type": Registry.PROMETHEUS_CONTENT_TYPE }),
-  );
-
-  app.get("/dashboard/state", async (c) => {
-    const { values } = await metrics.refusals.get();
-    const node = {
-      runtime: typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`,
-      startedAt: Math.round(performance.timeOrigin),
-      memory: process.memoryUsage.rss(),
-      connections: pages.size,
-      maxConnections: settings.MAX_CONNECTIONS,
-      engine: settings.REDIS_URL === undefined ? "embedded" : "redis",
-      engineErrors: engine.failures,
-      journalErrors: journal.failures,
-      stale: pages.stale,
-    };
-    const refusals = Object.fromEntries(values.map(({ labels, value }) => [labels["reason"], value]));
-    return c.json({ node, refusals, sites: await Promise.all(shownSites().map(siteState)) });
-  });
-
-  /** The largest sites, and those of SITES where nobody is now: they have a past to look at. */
-  const shownSites = () => {
-    const names = largest(rooms, sites).map(({ room }) => room.site);
-    return [...new Set(names.concat(...sites.names))].slice(0, MAX_SITE_LABELS);
-  };
-  const siteState = async (name: string) => {
-    const site = rooms.site(name);
-    const itsPages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
-    return {
-      site: name,
-      visitors: site?.room.total ?? (await engine.count?.(name).catch(() => 0)) ?? 0, // not known: the state says stale
-      openPages: site?.audience ?? 0,
-      peak: await journal.peak(name),
-      highest: await engine.highest(name).catch(() => undefined),
-      pages: itsPages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SITE_LABELS),
-    };
-  };
-
-  const answerHistory = about(async (c, site) => {
-    const minutes = RANGES.get(c.req.query("range") ?? "hour");
-    if (minutes === undefined) return refuse(c, "unknown");
-    const step = Math.ceil(minutes / MAX_POINTS);
-    const to = Math.floor(Date.now() / MINUTE);
-    const from = (Math.floor((to - minutes) / step) + 1) * step;
-    return c.json({ from, to, step, points: await engine.history(site, from, step) });
-  });
-  app.get("/dashboard/history", answerHistory);
 }
 
-/** The pages of the service itself. Nothing runs in them, and nothing is loaded into them, but what came with them. */
-function addOwnPages(app: Hono<App>, { settings, sites, assets, isSecure }: Desk): void {
-  const page = (name: keyof Assets) => (c: Context<App>) => {
-    const nonce = randomBytes(16).toString("base64");
-    const origin = escapeHtml(`${isSecure(c) ? "https" : "http"}://${hostOf(c)}`);
-    c.header("Content-Security-Policy", CSP.replaceAll("{{nonce}}", nonce));
-    c.header("X-Content-Type-Options", "nosniff");
-    c.header("Cache-Control", "no-store");
-    return c.html(assets[name].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
-  };
-  app.get("/", page("home.html"));
-  app.get("/check", page("check.html"));
-  app.get("/docs", (c) => c.body(assets["README.md"], 200, { "Content-Type": "text/plain; charset=utf-8" }));
-  app.get("/dashboard", page("dashboard.html"));
-
-  /** What the service sees of a request: the other half of what /check finds out in the browser. */
+/** `GET /check/request`: what the service sees of a request. The page /check compares it with what the browser sees. */
+function addCheckRoute(app: Hono<App>, { settings, allowedSites }: AppOptions): void {
   app.get("/check/request", (c) => {
     const asked = c.req.query("site") ?? "";
     const host = hostOf(c);
@@ -1973,13 +1219,13 @@ function addOwnPages(app: Hono<App>, { settings, sites, assets, isSecure }: Desk
       heartbeatSeconds: settings.HEARTBEAT_SECONDS,
       identity: settings.IDENTITY,
       host,
-      site: sites.byName(asked, host) ?? sites.byOrigin(webUrl(asked), host),
+      site: allowedSites.byName(asked, host) ?? allowedSites.byOrigin(webUrl(asked), host),
     });
   });
 }
 
-/** Any page may read any answer: what is public is public, and a refusal is of use only if its page can read it. */
-function openToAll(c: Context): void {
+/** Lets every page read the answer: public answers are for everybody, and a page must be able to read a refusal. */
+function allowAllOrigins(c: Context): void {
   const { headers } = c.res;
   headers.set("Access-Control-Allow-Origin", c.req.header("origin") ?? "*");
   headers.set("Access-Control-Allow-Credentials", "true");
@@ -1988,154 +1234,184 @@ function openToAll(c: Context): void {
   headers.append("Vary", "Origin");
 }
 
-/** One cookie a site, since visitors are not to be followed from one to another. `__Host-` needs https. */
-const cookieName = (site: string, secure: boolean) =>
-  `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w-]/g, "_")}`;
-
-const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-
-/** The best of our encodings that the client accepts (RFC 9110, 12.5.3). */
-function preferred(acceptEncoding = ""): "br" | "gzip" | "identity" {
-  const accepts = (name: string) =>
-    new RegExp(`(^|[\\s,])${name}(?!\\s*;\\s*q=0(\\.0*)?\\s*(,|$))\\b`).test(acceptEncoding);
-  return accepts("br") ? "br" : accepts("gzip") ? "gzip" : "identity";
-}
-
-function precompressed(text: string) {
-  const identity = Buffer.from(text);
-  const encodings = { identity, br: brotliCompressSync(identity), gzip: gzipSync(identity, { level: 9 }) };
-  return { tag: `"${digest(text)}"`, encodings };
-}
-
-// ── Sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 6. Runtimes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 // What differs between Bun and Deno, and nothing else.
 
 /** Opens the port and returns its number. */
-type Serve = (app: Hono<App>, pages: Pages, settings: Settings) => number;
+type Serve = (app: Hono<App>, connections: Connections, settings: Settings) => number;
 
-const serveOnBun: Serve = (app, pages, settings) => {
-  const server = Bun.serve<OpenPage>({
+const serveOnBun: Serve = (app, connections, settings) => {
+  const server = Bun.serve<Connection>({
     port: settings.PORT,
     hostname: settings.HOST,
-    idleTimeout: 10, // of requests; sockets have their own
+    idleTimeout: 10, // seconds, of requests; sockets have their own
     fetch: (request, bun) =>
       app.fetch(request, {
         address: bun.requestIP(request)?.address ?? "",
-        upgrade: (page) => (bun.upgrade(request, { data: page }) ? SWITCHED : undefined),
+        upgrade: (connection) => (bun.upgrade(request, { data: connection }) ? UPGRADED : undefined),
       }),
     websocket: {
-      idleTimeout: 0, // never fires on a service that sends (Bun 1.4.5): see Pages.sweep
+      // Any send re-arms Bun's idle timeout (1.4.5), so a dead peer would never be closed. `Connections.sweep` pings.
+      idleTimeout: 0,
       sendPings: false,
       maxPayloadLength: MAX_FRAME_BYTES,
       backpressureLimit: MAX_BUFFERED_BYTES,
       closeOnBackpressureLimit: true,
-      open: contain((wire) => pages.opened(wire.data, wire)),
-      message: contain((wire, data) => pages.received(wire.data, data)),
-      pong: contain((wire) => pages.heard(wire.data)),
-      close: contain((wire) => pages.closed(wire.data)),
+      open: guarded((socket) => connections.opened(socket.data, socket)),
+      message: guarded((socket, data) => connections.received(socket.data, data)),
+      pong: guarded((socket) => connections.heard(socket.data)),
+      close: guarded((socket) => connections.closed(socket.data)),
     },
   });
   return server.port ?? settings.PORT;
 };
 
 /** What the app returns once Bun has answered the upgrade by itself. */
-const SWITCHED = new Response(null, { status: 101 });
+const UPGRADED = new Response(null, { status: 101 });
 
-const KEY = /^[\w+/]{22}==$/; // 16 bytes (RFC 6455, 4.1)
+const WEBSOCKET_KEY = /^[\w+/]{22}==$/; // 16 bytes (RFC 6455, 4.1)
+const RELISTEN_MS = 100;
 
-const serveOnDeno: Serve = (app, pages, settings) => {
-  const idleTimeout = 2 * settings.HEARTBEAT_SECONDS; // pings at half of it, and is not deferred by sends
-  const upgrade = (request: Request, page: OpenPage): Response | undefined => {
+const serveOnDeno: Serve = (app, connections, settings) => {
+  const idleTimeout = 2 * settings.HEARTBEAT_SECONDS; // Deno pings at half of it, and sends do not defer it
+  const upgrade = (request: Request, connection: Connection): Response | undefined => {
     try {
-      const { headers } = request; // Deno looks at neither of these two
-      if (headers.get("sec-websocket-version") !== "13" || !KEY.test(headers.get("sec-websocket-key") ?? ""))
-        return undefined;
-      const { socket: wire, response } = Deno.upgradeWebSocket(request, { idleTimeout });
-      wire.binaryType = "arraybuffer";
-      wire.onopen = contain(() => pages.opened(page, wire));
-      wire.onmessage = contain((event) => pages.received(page, event.data));
-      wire.onclose = contain(() => pages.closed(page));
-      wire.onerror = contain(() => pages.closed(page));
+      const { headers } = request; // Deno checks neither the version nor the key
+      const hasKey = WEBSOCKET_KEY.test(headers.get("sec-websocket-key") ?? "");
+      if (headers.get("sec-websocket-version") !== "13" || !hasKey) return undefined;
+      const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout });
+      socket.binaryType = "arraybuffer";
+      socket.onopen = guarded(() => connections.opened(connection, socket));
+      socket.onmessage = guarded((event) => connections.received(connection, event.data));
+      socket.onclose = guarded(() => connections.closed(connection));
+      socket.onerror = guarded(() => connections.closed(connection));
       return response;
     } catch {
-      return undefined; // deliberate: Deno throws for a broken handshake, which is the client's fault and told to it
+      return undefined; // deliberate: Deno throws for a broken handshake, and the client is told so
     }
   };
   const serve = (port: number): number => {
     const options = { port, hostname: settings.HOST, onListen: () => {} };
     const server = Deno.serve(options, (request, info) =>
-      app.fetch(request, { address: info.remoteAddr.hostname, upgrade: (page) => upgrade(request, page) }),
+      app.fetch(request, {
+        address: info.remoteAddr.hostname,
+        upgrade: (connection) => upgrade(request, connection),
+      }),
     );
-    server.finished.catch((error: unknown) => retry(error, server.addr.port));
+    server.finished.catch((error: unknown) => listenAgain(error, server.addr.port));
     return server.addr.port;
   };
-  /** Without a file left for a newcomer Deno stops listening, and would end. Open sockets live on meanwhile. */
-  const retry = (error: unknown, port: number) => {
+  /** With no file left for a new socket, Deno stops listening. Open sockets live on meanwhile. */
+  const listenAgain = (error: unknown, port: number) => {
     report(error);
     setTimeout(() => {
       try {
         serve(port);
       } catch (again) {
-        retry(again, port);
+        listenAgain(again, port);
       }
-    }, 100);
+    }, RELISTEN_MS);
   };
   return serve(settings.PORT);
 };
 
-/** @throws {Error} that names the address, since the runtimes do not */
-const listen: Serve = (app, pages, settings) => {
+/** @throws {Error} that names the address, which the errors of the runtimes do not */
+const listen: Serve = (app, connections, settings) => {
   try {
-    return (typeof Bun === "undefined" ? serveOnDeno : serveOnBun)(app, pages, settings);
+    return (typeof Bun === "undefined" ? serveOnDeno : serveOnBun)(app, connections, settings);
   } catch (error) {
     throw new Error(`Cannot listen on ${settings.HOST}:${settings.PORT}: ${messageOf(error)}`, { cause: error });
   }
 };
 
-// ── Main ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 7. Service ───────────────────────────────────────────────────────────────────────────────────────────────────────
+// How the parts are put together. `main` and the tests use the same function.
 
-const HOLD_MS = 15_000; // how long a restarted node counts those who were online before
+const HOLD_MS = 15_000; // how long a restarted node counts the visitors who were online before
 
-async function main(): Promise<void> {
-  const settings = readSettings(process.env);
-  const engine = await openEngine(settings);
-  const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
-  const guard = new Guard(settings);
-  const listener = { total: changeTotal, stale: (stale: boolean) => pages.setStale(stale) };
-  const rooms = new Rooms(settings.GRACE_SECONDS * 1_000, engine.share?.(listener));
-  const sites = new Sites(settings.SITES);
-  const journal = new Journal(engine, rooms, sites);
-  const pages = new Pages(rooms, guard, journal, settings.HEARTBEAT_SECONDS * 1_000);
-  const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
-  const parts = { settings, sites, signer, guard, rooms, pages, journal, engine, password, assets: readAssets() };
-
-  function changeTotal(room: Room, total: number) {
-    rooms.setTotal(room, total, performance.now());
-    pages.flushSoon();
-  }
-
-  const port = listen(createApp(parts), pages, settings); // first: who cannot listen must not take what is held
-  const now = performance.now();
-  const held = await engine.held().catch((error: unknown) => (report(error), [])); // a dip is better than nothing at all
-  for (const member of held) rooms.hold(member, now + HOLD_MS, now);
-  const stopClocks = pages.start();
-  announce(parts, port);
-  await new Promise((resolve) => ["SIGINT", "SIGTERM"].forEach((signal) => process.on(signal, resolve)));
-
-  log("info", "stopping", { pages: pages.size });
-  await engine.hold(rooms.members()).catch(report); // before any page leaves
-  await pages.drain();
-  stopClocks();
-  await pages.record();
-  await engine.close();
-  process.exit(0);
+export interface ServiceOptions {
+  readonly settings: Settings;
+  readonly engine: Engine;
+  readonly assets: Assets;
+  readonly clock?: Clock;
+  /** How many files this process may open; Infinity where that is unknown. */
+  readonly openFiles?: number;
 }
 
-/** The Redis engine is loaded only where it is wanted; it knows this file by its types alone. */
-async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Promise<Engine> {
-  if (REDIS_URL === undefined) return new EmbeddedEngine(DATA, TOKEN_TTL_SECONDS * 1_000);
-  const { RedisEngine } = await import("./redis.ts");
-  return RedisEngine.open(REDIS_URL, { tokenTtlMs: TOKEN_TTL_SECONDS * 1_000, log });
+export interface Service extends AppOptions {
+  readonly app: Hono<App>;
+  readonly clock: Clock;
+}
+
+/** Builds the service. Nothing runs, and nobody is counted, before `startService`. */
+export async function createService(options: ServiceOptions): Promise<Service> {
+  const { settings, engine, assets, clock = systemClock, openFiles = Infinity } = options;
+  const metrics = createMetrics();
+  const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
+  const allowedSites = new AllowedSites(settings.SITES);
+  const guard = new Guard(settings, createFileCheck(openFiles));
+  const rooms = new Rooms(settings.GRACE_SECONDS * 1_000, engine.cluster);
+  const listedSites = allowedSites.names;
+  const wallClock = () => engine.wallClock();
+  const journal = new Journal({ store: engine, live: rooms, listedSites, wallClock, log });
+  const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
+  const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
+  const connections = new Connections({ rooms, guard, journal, heartbeatMs, onBroadcast, clock });
+  metrics.watch({ live: rooms, listedSites, connections, journal, engine });
+  engine.cluster?.listen({
+    total: (room, total) => {
+      rooms.setTotal(room, total);
+      connections.flushSoon();
+    },
+    stale: (stale) => connections.setStale(stale),
+  });
+  const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
+  const parts = {
+    settings,
+    allowedSites,
+    signer,
+    guard,
+    rooms,
+    connections,
+    journal,
+    engine,
+    metrics,
+    assets,
+    password,
+  };
+  return { ...parts, clock, app: createApp(parts) };
+}
+
+/**
+ * Counts the visitors who were online before a restart, and starts the timers.
+ * @returns a function that stops the service: it hands over, sends all pages away, and writes everything
+ */
+export async function startService({ engine, rooms, connections, clock }: Service): Promise<() => Promise<void>> {
+  const held = await engine.held().catch((error: unknown) => {
+    report(error); // a dip is better than no service
+    return [];
+  });
+  const now = clock.now();
+  for (const member of held) rooms.hold(member, now + HOLD_MS, now);
+  const stopTimers = connections.start();
+  return async () => {
+    await engine.hold(rooms.members()).catch(report); // before any page leaves
+    await connections.drain();
+    stopTimers();
+    await connections.record();
+    await engine.close();
+  };
+}
+
+/** Loads the engine that the settings ask for, and only that one. */
+export async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Promise<Engine> {
+  const tokenTtlMs = TOKEN_TTL_SECONDS * 1_000;
+  if (REDIS_URL === undefined) {
+    const { SqliteEngine } = await import("./engine/sqlite.ts");
+    return new SqliteEngine({ folder: DATA, tokenTtlMs, log });
+  }
+  const { RedisEngine } = await import("./engine/redis.ts");
+  return RedisEngine.open(REDIS_URL, { tokenTtlMs, log });
 }
 
 declare const BUNDLED: Assets | undefined;
@@ -2146,20 +1422,36 @@ function readAssets(): Assets {
   return Object.fromEntries(ASSETS.map((name) => [name, readFileSync(new URL(name, folder), "utf8")])) as Assets;
 }
 
-/** Says where the service is and what to paste; on a terminal so that it can be copied from there. */
-function announce({ settings, password }: Parts, port: number): void {
+/** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
+function announce({ settings, password }: Service, port: number): void {
   const { HOST, SITES, ADMIN_PASSWORD } = settings;
   const host = HOST === "0.0.0.0" || HOST === "::" ? "localhost" : HOST.includes(":") ? `[${HOST}]` : HOST;
   const url = `http://${host}:${port}/`;
-  const snippet = `<span data-headcount>–</span> people here now\n<script async src="${url}widget.js"></script>`;
-  const secret = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
+  const snippet = `<span data-headcount>–</span> online now\n<script async src="${url}widget.js"></script>`;
+  const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!process.stdout.isTTY) return log("info", "ready", { url, snippet, ...secret });
+  if (!process.stdout.isTTY) return log("info", "ready", { url, snippet, ...credentials });
+  const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password}, made for this run)` : "";
   process.stdout.write(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n\n`);
-  process.stdout.write(
-    `Dashboard: ${url}dashboard${secret.password ? ` (user admin, password ${password}, made for this run)` : ""}\n`,
-  );
+  process.stdout.write(`Dashboard: ${url}dashboard${generated}\n`);
+}
+
+const untilSignal = (...signals: NodeJS.Signals[]) =>
+  new Promise((resolve) => signals.forEach((signal) => process.on(signal, resolve)));
+
+async function main(): Promise<void> {
+  const openFiles = openFilesLimit();
+  const settings = readSettings(process.env, openFiles);
+  const engine = await openEngine(settings);
+  const service = await createService({ settings, engine, assets: readAssets(), openFiles });
+  const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
+  const stop = await startService(service);
+  announce(service, port);
+  await untilSignal("SIGINT", "SIGTERM");
+  log("info", "stopping", { pages: service.connections.size });
+  await stop();
+  process.exit(0);
 }
 
 if (import.meta.main) {

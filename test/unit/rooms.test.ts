@@ -1,6 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { type OpenPage, Rooms } from "../server.ts";
+import type { Cluster } from "../../engine/engine.ts";
+import { Rooms, type Viewer } from "../../server.ts";
+import { viewer } from "../support/unit.ts";
 
 const GRACE = 5_000;
 const SCAN = 50;
@@ -9,23 +11,25 @@ const SCAN = 50;
 function setUp(graceMs = GRACE) {
   const rooms = new Rooms(graceMs);
   const clock = { now: 1_000 };
-  const told: string[] = [];
+  const published: string[] = [];
   return {
     rooms,
-    told,
-    open: (visitor: string, page = "/", site = "example.com"): OpenPage =>
-      rooms.open(visitor, site, page, "192.0.2.1", clock.now),
-    close: (page: OpenPage) => rooms.close(page, clock.now),
-    move: (page: OpenPage, to: string) => rooms.move(page, to, clock.now),
-    /** Ticks now, or lets the time pass in steps as the service does; `told` grows by what is published. */
+    open: (visitor: string, page = "/", site = "example.com"): Viewer => {
+      const opened = viewer(visitor);
+      rooms.open(opened, site, page, clock.now);
+      return opened;
+    },
+    close: (opened: Viewer) => rooms.close(opened, clock.now),
+    move: (opened: Viewer, page: string) => rooms.move(opened, page, clock.now),
+    /** Ticks now, or lets the time pass in steps as the service does. Returns what was published. */
     tick: (ms = 0) => {
       const end = clock.now + ms;
       for (;;) {
         for (const { site, page, siteChanged, pageChanged } of rooms.tick(clock.now)) {
           const numbers = [siteChanged ? `site ${site.room.total}` : "", pageChanged ? `page ${page.total}` : ""];
-          told.push(`${page.page}: ${numbers.filter(Boolean).join(", ")}`);
+          published.push(`${page.page}: ${numbers.filter(Boolean).join(", ")}`);
         }
-        if (clock.now >= end) return told.splice(0).toSorted();
+        if (clock.now >= end) return published.splice(0).toSorted();
         clock.now = Math.min(end, clock.now + SCAN);
       }
     },
@@ -33,7 +37,7 @@ function setUp(graceMs = GRACE) {
 }
 
 describe("rooms", () => {
-  test("rooms: several pages of one visitor count once, and only the first is told", () => {
+  test("rooms: several pages of one visitor count once, and only the first is published", () => {
     const { rooms, open, tick } = setUp();
     open("ann");
     open("ben");
@@ -45,20 +49,20 @@ describe("rooms", () => {
     expect(tick(1_000)).toEqual([]);
   });
 
-  test("rooms: the first change after a quiet time is told at once, the following ones together", () => {
+  test("rooms: the first change after a quiet time is published at once, the following ones together", () => {
     const { rooms, open, tick } = setUp();
     open("ann");
     tick(1_000);
     open("v0");
-    expect(rooms.pending).toBe(true);
+    expect(rooms.isDirty).toBe(true);
     expect(tick()).toEqual(["/: site 2, page 2"]);
     for (let i = 1; i < 50; i += 1) open(`v${i}`);
-    expect(rooms.pending).toBe(false);
+    expect(rooms.isDirty).toBe(false);
     expect(tick()).toEqual([]);
     expect(tick(1_000)).toEqual(["/: site 51, page 51"]);
   });
 
-  test("rooms: a number that came back to what was told is not told again", () => {
+  test("rooms: a number that came back to the published one is not published again", () => {
     const { open, close, tick } = setUp(0);
     open("ann");
     tick(1_000);
@@ -117,11 +121,11 @@ describe("rooms", () => {
     expect(tick(GRACE + SCAN)).toEqual([]);
   });
 
-  test("rooms: an observer is told and not counted", () => {
+  test("rooms: an observer is sent numbers and not counted", () => {
     const { rooms, open, close, tick } = setUp();
     const observer = open("");
     expect(rooms.count("example.com")).toBe(0);
-    expect(rooms.pagesOf("example.com", "")).toBe(0);
+    expect(rooms.connectionsOf("example.com", "")).toBe(0);
     const ann = open("ann");
     expect(tick()).toEqual(["/: site 1, page 1"]);
     close(ann);
@@ -154,23 +158,57 @@ describe("rooms", () => {
     expect(tick(60_000)).toEqual([]);
   });
 
-  test("rooms: with a shared engine the number is what the engine says, and unknown until then", () => {
+  test("rooms: in a cluster the total is what the cluster reports, and unknown until then", () => {
     const changes: string[] = [];
-    const rooms = new Rooms(GRACE, {
+    const cluster: Cluster = {
+      listen: () => {},
+      count: async () => 0,
       opened: (room) => changes.push(`open ${room.page ?? room.site}`),
       closed: (room) => changes.push(`shut ${room.page ?? room.site}`),
-      changed: (room, visitor, here) => changes.push(`${visitor} ${here ? "in" : "out"} ${room.page ?? room.site}`),
-    });
-    const page = rooms.open("ann", "example.com", "/", "192.0.2.1", 0);
+      changed: (room, visitor, isHere) => changes.push(`${visitor} ${isHere ? "in" : "out"} ${room.page ?? room.site}`),
+    };
+    const rooms = new Rooms(GRACE, cluster);
+    const ann = viewer("ann");
+    rooms.open(ann, "example.com", "/", 0);
     expect(changes.splice(0)).toEqual(["open example.com", "open /", "ann in example.com", "ann in /"]);
-    expect(page.site.room.total).toBeUndefined();
+    expect(ann.site.room.total).toBeUndefined();
     expect(rooms.tick(0)).toEqual([]);
-    rooms.setTotal(page.site.room, 7, 1);
-    expect(rooms.tick(1)).toEqual([{ site: page.site, page: page.page, siteChanged: true, pageChanged: false }]);
-    rooms.close(page, 2);
+    rooms.setTotal(ann.site.room, 7);
+    expect(rooms.tick(1)).toEqual([{ site: ann.site, page: ann.room, siteChanged: true, pageChanged: false }]);
+    rooms.close(ann, 2);
     rooms.tick(2 + GRACE);
     expect(changes).toEqual(["ann out /", "shut /", "ann out example.com", "shut example.com"]);
-    expect(page.site.room.total).toBe(7);
+    expect(ann.site.room.total).toBe(7);
+  });
+
+  test("rooms: a total that the cluster reports while a visitor enters is in the first frame, and not published again", () => {
+    const reports: (() => void)[] = [];
+    const rooms: Rooms = new Rooms(GRACE, {
+      listen: () => {},
+      count: async () => 0,
+      opened: () => {},
+      closed: () => {},
+      changed: (room) => {
+        rooms.setTotal(room, 3); // inside of `open`
+        reports.push(() => rooms.setTotal(room, 4));
+      },
+    });
+    const ann = viewer("ann");
+    rooms.open(ann, "example.com", "/", 0);
+    expect([ann.site.room.total, ann.room.total]).toEqual([3, 3]);
+    expect(rooms.tick(0)).toEqual([]);
+    reports.forEach((report) => report());
+    expect(rooms.tick(1_000)).toMatchObject([{ siteChanged: true, pageChanged: true }]);
+  });
+
+  test("rooms: the peak since it was taken last is the highest total in between", () => {
+    const { rooms, open, close, tick } = setUp(0);
+    const ann = open("ann");
+    open("ben");
+    close(ann);
+    tick(SCAN);
+    expect(rooms.takePeaks()).toEqual([{ site: "example.com", peak: 2 }]);
+    expect(rooms.takePeaks()).toEqual([{ site: "example.com", peak: 1 }]);
   });
 
   test("rooms: an empty room is forgotten", () => {
@@ -210,10 +248,10 @@ type Step =
 function agreesWithModel(steps: Step[]): void {
   const { rooms, open, close, move, tick } = setUp();
   let now = 0;
-  const opened: OpenPage[] = [];
+  const opened: Viewer[] = [];
   const left: { visitor: string; room: string; at: number }[] = [];
-  const keys = (page: OpenPage) => [page.page.site, `${page.page.site} ${page.page.page}`];
-  const leave = (page: OpenPage, rooms: string[]) =>
+  const keys = ({ room }: Viewer) => [room.site, `${room.site} ${room.page}`];
+  const leave = (page: Viewer, rooms: string[]) =>
     left.push(...rooms.map((room) => ({ visitor: page.visitor, room, at: now })));
   const online = (room: string) =>
     new Set([
@@ -231,16 +269,16 @@ function agreesWithModel(steps: Step[]): void {
     if (step.do === "reload" && page !== undefined) {
       tick(GRACE + 1_000); // whatever was still to come of the steps before
       now += GRACE + 1_000;
-      const before = rooms.count(page.page.site);
+      const before = rooms.count(page.room.site);
       opened.splice(opened.indexOf(page), 1);
       close(page);
-      opened.push(open(page.visitor, page.page.page, page.page.site));
-      expect(rooms.count(page.page.site)).toBe(before);
-      expect(rooms.pending).toBe(false);
+      opened.push(open(page.visitor, String(page.room.page), page.room.site));
+      expect(rooms.count(page.room.site)).toBe(before);
+      expect(rooms.isDirty).toBe(false);
       expect(tick(2_500)).toEqual([]);
       now += 2_500;
     }
-    if (step.do === "move" && page !== undefined && page.page.page !== step.page) {
+    if (step.do === "move" && page !== undefined && page.room.page !== step.page) {
       leave(page, keys(page).slice(1));
       move(page, step.page);
     }
@@ -248,7 +286,7 @@ function agreesWithModel(steps: Step[]): void {
     tick(step.ms);
     now += step.ms;
     if (step.ms < SCAN) continue;
-    if (step.ms >= 950) for (const page of opened) expect(page.page.told).toBe(page.page.members.size);
+    if (step.ms >= 950) for (const page of opened) expect(page.room.published).toBe(page.room.members.size);
     for (const site of ["x.example", "y.example"])
       for (const name of [undefined, "/a", "/b"]) {
         const expected = online(name === undefined ? site : `${site} ${name}`);

@@ -1,0 +1,209 @@
+/**
+ * The guard: who is refused, and how that is said. Every table has a fixed maximum size: a flood costs its sender, not
+ * this service's memory.
+ */
+
+import { createHash, timingSafeEqual } from "node:crypto";
+import { closeSync, openSync, readFileSync } from "node:fs";
+import { devNull } from "node:os";
+import type { Context } from "hono";
+import ipaddr from "ipaddr.js";
+import { LRUCache } from "lru-cache";
+import { messageOf, MINUTE_MS } from "../engine/engine.ts";
+import { log } from "./log.ts";
+import { type AddressBlock, coarseAddress, limitKey } from "./names.ts";
+
+// ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Every reason to refuse: status, title, detail for whoever runs the page, and the seconds to wait where waiting helps. */
+export const REFUSALS = {
+  address: [403, "Address denied", "This address is on the deny list (DENY), or sent far too many requests", 600],
+  bot: [403, "Crawlers are not counted", "The User-Agent is that of a crawler or a headless browser (COUNT_BOTS)"],
+  origin: [403, "Origin not allowed", "The request has no Origin that SITES allows"],
+  token: [403, "Token not valid", "The token is missing, forged, expired, used, or of another origin"],
+  body: [400, "Body not valid", 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}'],
+  page: [400, "Page name not valid", "A page name has 1 to 1,024 characters and no control characters"],
+  host: [400, "Host not valid", "The Host header must be a name or an address, with or without a port"],
+  handshake: [400, "Handshake not valid", "The WebSocket handshake is broken"],
+  password: [401, "Password needed", "This page is for the operator: user admin, password ADMIN_PASSWORD"],
+  unknown: [404, "Not found", "There is nothing at this address"],
+  site: [404, "Site not found", "This site is not one of the SITES of this service"],
+  size: [413, "Body too large", "The body may have at most 4,096 bytes"],
+  upgrade: [426, "Upgrade required", "This route is for WebSockets, or a proxy dropped the Upgrade header"],
+  guesses: [429, "Too many wrong passwords", "This address sent ten wrong passwords in a minute", 60],
+  tokens: [429, "Too many token requests", "This address asked for too many tokens (MAX_TOKENS_PER_IP)", 60],
+  visitors: [429, "Too many new visitors", "This address brought too many new visitors (MAX_VISITORS_PER_IP)", 60],
+  visitor_pages: [429, "Too many open pages", "This visitor has too many open pages (MAX_PAGES_PER_VISITOR)", 30],
+  address_pages: [429, "Too many open pages", "This address has too many open pages (MAX_PAGES_PER_IP)", 30],
+  journal: [503, "Not available", "The statistics cannot be read at the moment", 30],
+  error: [500, "Internal error", "Something went wrong; the service has logged it"],
+  full: [503, "Full", "This service has as many open pages or files as it may have (MAX_CONNECTIONS)", 30],
+  draining: [503, "Restarting", "This service is about to restart", 5],
+} as const satisfies Record<string, readonly [status: number, title: string, detail: string, retryAfter?: number]>;
+
+/** Why a request is refused. */
+export type Reason = keyof typeof REFUSALS;
+
+/** A refusal as a problem document. */
+export function problem(c: Context, reason: Reason, detail?: string): Response {
+  const [status, title, usualDetail, retryAfter] = REFUSALS[reason];
+  if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
+  if (reason === "full") c.header("Connection", "close"); // frees the file of this connection
+  if (status === 426) c.header("Upgrade", "websocket");
+  if (status === 401) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
+  const body = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? usualDetail };
+  return c.json(body, status, { "Content-Type": "application/problem+json" });
+}
+
+// ── Open files ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const MAX_PROBED_FILES = 10_000; // opening them takes a tenth of a second
+
+/** How many files this process may open; Infinity where that is unknown. */
+export function openFilesLimit(): number {
+  try {
+    const limits = readFileSync("/proc/self/limits", "utf8");
+    return Number(/Max open files\s+(\d+)/.exec(limits)?.[1] ?? Infinity);
+  } catch {
+    return probeOpenFiles(); // macOS, or Deno without --allow-all
+  }
+}
+
+/** Opens files until none is left. A process that can open 10,000 is taken to have no limit. */
+function probeOpenFiles(): number {
+  const files: number[] = [];
+  try {
+    while (files.length < MAX_PROBED_FILES) files.push(openSync(devNull, "r"));
+    return Infinity;
+  } catch (error) {
+    return saysOutOfFiles(error) ? (files.at(-1) ?? 0) + 1 : Infinity;
+  } finally {
+    files.forEach((file) => closeSync(file));
+  }
+}
+
+const saysOutOfFiles = (error: unknown) => /EMFILE|ENFILE/.test(messageOf(error));
+
+/**
+ * Returns a function that tells whether no file is left for a page. The system hands out the lowest free number, so a
+ * high number means that all below it are taken. The question costs 4 µs, however many files are open.
+ * @param openFiles how many files this process may open
+ */
+export function createFileCheck(openFiles: number): () => boolean {
+  // The last 5 % (but at least 50 files or a quarter) are for answers to visitors who cannot come in.
+  const forPages = Math.min(openFiles * 0.95, Math.max(openFiles - 50, openFiles * 0.75));
+  return () => {
+    try {
+      const file = openSync(devNull, "r");
+      closeSync(file);
+      return file >= forPages;
+    } catch (error) {
+      return saysOutOfFiles(error);
+    }
+  };
+}
+
+// ── Limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const RATE_WINDOW_MS = MINUTE_MS;
+const BAN_MS = 10 * MINUTE_MS;
+const BAN_FACTOR = 10; // times the token limit
+const MAX_WRONG_PASSWORDS = 10; // per minute and address
+const MAX_TRACKED_ADDRESSES = 50_000; // per table; about 4 MB when full
+
+/** Counts events by key in fixed windows. The window of a key begins with its first event. */
+class RateCounter {
+  readonly #counts: LRUCache<string, number>;
+
+  constructor(windowMs: number) {
+    this.#counts = new LRUCache({ max: MAX_TRACKED_ADDRESSES, ttl: windowMs });
+  }
+
+  /** Counts one more event. @returns how many events the key has in its window now */
+  add(key: string): number {
+    const count = this.count(key) + 1;
+    this.#counts.set(key, count, { noUpdateTTL: true });
+    return count;
+  }
+
+  count(key: string): number {
+    return this.#counts.get(key) ?? 0;
+  }
+}
+
+/** The settings that the guard enforces. */
+export interface Limits {
+  readonly DENY: readonly AddressBlock[];
+  readonly MAX_PAGES_PER_VISITOR: number;
+  readonly MAX_PAGES_PER_IP: number;
+  readonly MAX_TOKENS_PER_IP: number;
+  readonly MAX_VISITORS_PER_IP: number;
+  readonly MAX_CONNECTIONS: number;
+}
+
+/** Decides who is refused. Keys are `limitKey`s of addresses. */
+export class Guard {
+  readonly #limits: Limits;
+  readonly #isOutOfFiles: () => boolean;
+  readonly #tokenRequests = new RateCounter(RATE_WINDOW_MS);
+  readonly #newVisitors = new RateCounter(RATE_WINDOW_MS);
+  readonly #wrongPasswords = new RateCounter(RATE_WINDOW_MS);
+  readonly #bans = new RateCounter(BAN_MS);
+  readonly #openPages = new Map<string, number>(); // bounded by MAX_CONNECTIONS
+
+  constructor(limits: Limits, isOutOfFiles: () => boolean = () => false) {
+    this.#limits = limits;
+    this.#isOutOfFiles = isOutOfFiles;
+  }
+
+  /** Checks the deny list and the temporary bans. */
+  checkAddress(address: string): Reason | undefined {
+    if (this.#bans.count(limitKey(address)) > 0) return "address";
+    if (this.#limits.DENY.length === 0) return undefined;
+    const parsed = ipaddr.process(address);
+    const matches = ([block, bits]: AddressBlock) => block.kind() === parsed.kind() && parsed.match(block, bits);
+    return this.#limits.DENY.some(matches) ? "address" : undefined;
+  }
+
+  /** Counts a token request. An address that asks for ten times the limit is banned for ten minutes. */
+  checkTokenRequest(key: string): Reason | undefined {
+    const { MAX_TOKENS_PER_IP } = this.#limits;
+    const requests = this.#tokenRequests.add(key);
+    if (requests > MAX_TOKENS_PER_IP * BAN_FACTOR && this.#bans.add(key) === 1)
+      log("warn", "address denied for ten minutes", { address: coarseAddress(key), requests });
+    return requests > MAX_TOKENS_PER_IP ? "tokens" : undefined;
+  }
+
+  /** Counts a new visitor. */
+  checkNewVisitor(key: string): Reason | undefined {
+    return this.#newVisitors.add(key) > this.#limits.MAX_VISITORS_PER_IP ? "visitors" : undefined;
+  }
+
+  /** Checks a password. After ten wrong ones in a minute the address is refused unheard. */
+  checkPassword(key: string, given: string | undefined, expected: string): Reason | undefined {
+    if (this.#wrongPasswords.count(key) >= MAX_WRONG_PASSWORDS) return "guesses";
+    if (given === undefined) return "password";
+    if (timingSafeEqual(sha256(given), sha256(expected))) return undefined;
+    this.#wrongPasswords.add(key);
+    return "password";
+  }
+
+  /** Whether one more page may open. @param pages open pages of the visitor @param connections open pages of everybody */
+  checkNewPage(key: string, pages: number, connections: number): Reason | undefined {
+    if (connections >= this.#limits.MAX_CONNECTIONS || this.#isOutOfFiles()) return "full";
+    if (pages >= this.#limits.MAX_PAGES_PER_VISITOR) return "visitor_pages";
+    return (this.#openPages.get(key) ?? 0) >= this.#limits.MAX_PAGES_PER_IP ? "address_pages" : undefined;
+  }
+
+  pageOpened(key: string): void {
+    this.#openPages.set(key, (this.#openPages.get(key) ?? 0) + 1);
+  }
+
+  pageClosed(key: string): void {
+    const left = (this.#openPages.get(key) ?? 1) - 1;
+    if (left > 0) this.#openPages.set(key, left);
+    else this.#openPages.delete(key);
+  }
+}
+
+const sha256 = (text: string) => createHash("sha256").update(text).digest();

@@ -1,0 +1,153 @@
+/**
+ * Names and addresses: which site, page and address a request is about. Nothing a client sends is used as it is.
+ */
+
+import { URL } from "node:url";
+import type { Context } from "hono";
+import ipaddr from "ipaddr.js";
+
+/** One entry of SITES. All origins that match the entry are counted together, under its name. */
+export interface AllowedSite {
+  readonly name: string;
+  matches(origin: URL): boolean;
+}
+
+/**
+ * Reads an entry of SITES.
+ *
+ * `example.com` → http and https on their default ports (any port for localhost) · `https://example.com:8443` → exactly
+ * that · `*.example.com` → the apex and every subdomain · anything else → undefined
+ */
+export function parseSite(entry: string): AllowedSite | undefined {
+  const isWildcard = entry.startsWith("*.");
+  const isOrigin = entry.includes("://");
+  const url = webUrl(isOrigin ? entry : `http://${isWildcard ? entry.slice(2) : entry}`);
+  const hasMore = url !== undefined && url.href !== `${url.origin}/`; // a path, a query, a user …
+  if (url === undefined || hasMore || url.host.includes("*")) return undefined;
+  const host = url.hostname;
+  if (isOrigin) return { name: url.origin, matches: ({ origin }) => origin === url.origin };
+  if (url.port !== "") return undefined;
+  if (isWildcard)
+    return {
+      name: entry.toLowerCase(),
+      matches: ({ port, hostname }) => port === "" && `.${hostname}`.endsWith(`.${host}`),
+    };
+  return { name: host, matches: ({ port, hostname }) => hostname === host && (port === "" || host === "localhost") };
+}
+
+/** Reads an Origin or a Referer. Undefined when it is missing, `null`, or neither http nor https. */
+export function webUrl(text: string | undefined): URL | undefined {
+  const url = text === undefined ? null : URL.parse(text);
+  return url?.protocol === "https:" || url?.protocol === "http:" ? url : undefined;
+}
+
+const LOOPBACK_HOSTS = new Set(["localhost", "127.0.0.1", "[::1]"]);
+/** The site while SITES is unset: pages on this machine are counted, and pages of everybody else are refused. */
+const LOCALHOST: AllowedSite = { name: "localhost", matches: ({ hostname }) => LOOPBACK_HOSTS.has(hostname) };
+
+/** Finds sites by origin or by name: first those of SITES, then the service's own origin, then (without SITES) localhost. */
+export class AllowedSites {
+  /** The names of the entries of SITES. The service's own site is not among them. */
+  readonly names: ReadonlySet<string>;
+  readonly #entries: readonly AllowedSite[];
+  readonly #fallback: readonly AllowedSite[];
+
+  /** @param entries the entries of SITES; undefined when SITES is unset */
+  constructor(entries: readonly AllowedSite[] | undefined) {
+    this.#entries = entries ?? [];
+    this.#fallback = entries === undefined ? [LOCALHOST] : [];
+    this.names = new Set(this.#entries.concat(this.#fallback).map(({ name }) => name));
+  }
+
+  /** The name of the site that an origin belongs to. @param host the Host header of the same request */
+  byOrigin(origin: URL | undefined, host: string): string | undefined {
+    if (origin === undefined) return undefined;
+    const matches = (site: AllowedSite) => site.matches(origin);
+    const ownHost = URL.parse(`${origin.protocol}//${host}`)?.host; // in lower case and without a default port
+    return (
+      this.#entries.find(matches)?.name ?? (origin.host === ownHost ? ownHost : this.#fallback.find(matches)?.name)
+    );
+  }
+
+  /** The site of this name, if there is one. A host that an entry covers stands for the site of that entry. */
+  byName(name: string, host: string): string | undefined {
+    if (this.names.has(name) || name === host) return name;
+    return this.byOrigin(webUrl(`https://${name}`), host);
+  }
+}
+
+const MAX_PAGE_NAME_LENGTH = 1_024;
+// oxlint-disable-next-line no-control-regex -- these characters must not be stored, logged or shown
+const CONTROL_CHARACTER = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
+
+/**
+ * The one name of a page: `/caf%C3%A9/index.html?x=1` and `/café/` → `/café`. Undefined when the name is empty, longer
+ * than 1,024 characters, or holds control characters or half a surrogate pair.
+ */
+export function pageName(text: string): string | undefined {
+  const path = decoded(text.replace(/\?[^#]*/, ""));
+  if (text === "" || path.length > MAX_PAGE_NAME_LENGTH) return undefined; // before normalize, whose time is quadratic
+  const name = path.normalize("NFC").replace(/\/(index\.html?)?$/, "") || "/";
+  const isValid = name.length <= MAX_PAGE_NAME_LENGTH && !CONTROL_CHARACTER.test(name) && name.isWellFormed();
+  return isValid ? name : undefined;
+}
+
+function decoded(path: string): string {
+  try {
+    return decodeURI(path);
+  } catch {
+    return path; // deliberate: a lone % is a legal, if odd, part of a name
+  }
+}
+
+/** Addresses that share their first `bits` bits. */
+export type AddressBlock = readonly [ipaddr.IPv4 | ipaddr.IPv6, bits: number];
+
+/** `192.0.2.1`, `192.0.2.0/24`, `2001:db8::/32` → a block; anything else → undefined. IPv4-mapped IPv6 becomes IPv4. */
+export function parseBlock(entry: string): AddressBlock | undefined {
+  const isIPv6 = entry.includes(":");
+  const cidr = entry.includes("/") ? entry : `${entry}/${isIPv6 ? 128 : 32}`;
+  if (!(isIPv6 ? ipaddr.IPv6.isValidCIDR(cidr) : ipaddr.IPv4.isValidCIDRFourPartDecimal(cidr))) return undefined;
+  const [address, bits] = ipaddr.parseCIDR(cidr);
+  const isMapped = address instanceof ipaddr.IPv6 && address.isIPv4MappedAddress() && bits >= 96;
+  return isMapped ? [address.toIPv4Address(), bits - 96] : [address, bits];
+}
+
+/**
+ * The client's address: the address of the socket or, behind `hops` trusted proxies, the `hops`-th entry of
+ * X-Forwarded-For from the right. The outermost trusted proxy wrote that entry; clients can invent all entries further left.
+ */
+export function clientAddress(socket: string, forwardedFor: string | undefined, hops: number): string {
+  if (hops === 0 && /^[\d.]+$/.test(socket)) return socket; // the common case needs no parsing
+  const entry = hops > 0 ? forwardedFor?.split(",").at(-hops)?.trim() : undefined;
+  const claimed = entry?.replace(/^\[(.*)\](?::\d+)?$|^([\d.]+):\d+$/, "$1$2"); // some proxies write the port too
+  const address = claimed !== undefined && ipaddr.isValid(claimed) ? claimed : socket;
+  return ipaddr.isValid(address) ? ipaddr.process(address).toString() : "0.0.0.0";
+}
+
+/** Whether the text can be a Host header. HTTP/1.0 allows an empty one. */
+export const isValidHost = (host: string) =>
+  host === "" || (/^[\w.:[\]-]{1,300}$/.test(host) && URL.canParse(`http://${host}`));
+
+/** What limits are counted by: an IPv4 address as it is, an IPv6 address by its /64, because one household owns all of it. */
+export function limitKey(address: string): string {
+  return address.includes(":") ? `${ipaddr.IPv6.networkAddressFromCIDR(`${address}/64`).toString()}/64` : address;
+}
+
+/** The address of a `limitKey` for a log line: enough to see a pattern, too little to identify a household. */
+export const coarseAddress = (key: string) =>
+  key.includes(":")
+    ? `${ipaddr.IPv6.networkAddressFromCIDR(key.replace("/64", "/48")).toString()}/48`
+    : key.replace(/\.\d+$/, ".x");
+
+// What a request says about itself. The Host header decides which site is the service's own.
+
+const MAX_HEADER_LENGTH = 1_000; // the rest of a longer Origin or User-Agent is ignored
+
+export const hostOf = (c: Context): string => c.req.header("host") ?? "";
+export const originOf = (c: Context): string => c.req.header("origin")?.slice(0, MAX_HEADER_LENGTH) ?? "";
+export const userAgentOf = (c: Context): string => c.req.header("user-agent")?.slice(0, MAX_HEADER_LENGTH) ?? "";
+
+/** Whether the browser used https. Only a trusted proxy can tell. @param trustProxy how many proxies are trusted */
+export const isSecure = (c: Context, trustProxy: number): boolean =>
+  trustProxy > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";

@@ -1,0 +1,226 @@
+/**
+ * The journal: how long pages are read, and how many visitors were online when.
+ *
+ * The journal keeps sums until the engine has taken them, and never what a single visitor did: a view ends up as one
+ * more in a bucket of its page's histogram. Views that still go on are recorded too, and moved to a higher bucket as
+ * they grow, so a crash loses at most the last 5 s.
+ */
+
+import {
+  DAY_MINUTES,
+  type Log,
+  messageOf,
+  MINUTE_MS,
+  type Peak,
+  type ReadingSum,
+  type RoomName,
+  type StatsEntries,
+  type StatsStore,
+} from "../engine/engine.ts";
+import type { LiveRoom, LiveSites } from "./live.ts";
+import { bucketOf, readingOf } from "./reading.ts";
+
+/** One view of a page, as the journal sees it. The journal alone changes the three fields that are not readonly. */
+export interface View {
+  /** "" for an observer, who is not recorded. */
+  readonly visitor: string;
+  readonly room: RoomName;
+  /** Since when the reader has been active; undefined while the reader is away. */
+  activeSince: number | undefined;
+  /** How long the reader was active before that. */
+  activeMs: number;
+  /** The reading time that is recorded of this view; undefined before the first time. */
+  recordedSeconds: number | undefined;
+}
+
+export interface JournalOptions {
+  readonly store: StatsStore;
+  readonly live: LiveSites;
+  /** The sites of SITES. Of other sites, which a Host header can invent, only the first 100 are recorded. */
+  readonly listedSites: ReadonlySet<string>;
+  /** Milliseconds since 1970. */
+  readonly wallClock: () => number;
+  readonly log: Log;
+}
+
+/** A number that is read from the engine now and then. */
+interface Cached {
+  value: number | undefined;
+  expiresAt: number;
+}
+
+interface RecordedPeak extends Peak {
+  readonly site: string;
+  isStored: boolean;
+}
+
+const MAX_VIEW_SECONDS = 3_600;
+const CACHE_MS = 60_000; // how old a peak and a median may be when pages show them
+const MAX_SUMS = 50_000; // what is kept in memory for an engine that cannot take it
+const MAX_UNLISTED_SITES = 100;
+
+export class Journal {
+  /** How often the engine could not take what was to be recorded. */
+  failures = 0;
+  readonly #options: JournalOptions;
+  /** What the engine has not taken yet, by page and bucket. */
+  #sums = new Map<RoomName, Map<number, ReadingSum>>();
+  #sumCount = 0;
+  /** The newest peak of each site. */
+  readonly #peaks = new Map<string, RecordedPeak>();
+  readonly #unlistedSites = new Set<string>();
+  /** The peak of 24 hours by site, and the median reading time by page. An entry goes with its room. */
+  readonly #dayPeaks = new WeakMap<RoomName, Cached>();
+  readonly #medians = new WeakMap<RoomName, Cached>();
+  #isFailing = false;
+
+  constructor(options: JournalOptions) {
+    this.#options = options;
+  }
+
+  /** The reader left the page, or came back to it. */
+  setActive(view: View, isActive: boolean, now: number): void {
+    if (view.activeSince !== undefined) view.activeMs += now - view.activeSince;
+    view.activeSince = isActive ? now : undefined;
+  }
+
+  /** The view is over. The same connection may begin another view, of another page. */
+  endView(view: View, now: number): void {
+    this.#measure(view, now);
+    view.activeSince = now;
+    view.activeMs = 0;
+    view.recordedSeconds = undefined;
+  }
+
+  /** Gives everything to the engine, views that still go on included. The journal keeps and retries what the engine refuses. */
+  async record(views: Iterable<View>, now: number): Promise<void> {
+    for (const view of views) this.#measure(view, now);
+    this.#notePeaks();
+    const sums = this.#sums;
+    const readings = [...sums.values()].flatMap((buckets) => Array.from(buckets.values()));
+    const peaks = [...this.#peaks.values()].filter((peak) => !peak.isStored);
+    if (readings.length === 0 && peaks.length === 0) return;
+    this.#sums = new Map();
+    this.#sumCount = 0;
+    try {
+      await this.#store({ readings, peaks });
+      for (const peak of peaks) peak.isStored = true;
+    } catch {
+      // #store has reported the failure
+      for (const [room, buckets] of sums)
+        for (const { bucket, views: count, seconds } of buckets.values()) this.#add(room, bucket, count, seconds);
+    }
+  }
+
+  /** Reads the site's peak and the page's median again where they are old. True when either has changed. */
+  async refresh(site: LiveRoom, page: RoomName, now: number): Promise<boolean> {
+    const [peakChanged, medianChanged] = await Promise.all([
+      this.#refresh(this.#dayPeaks, site, now, () => this.peak(site.site)),
+      this.#refresh(this.#medians, page, now, (known) => this.#readMedian(page, known)),
+    ]);
+    return peakChanged || medianChanged;
+  }
+
+  /** The highest count of the site in 24 hours as pages are told it: at most a minute old, and never below the current total. */
+  dayPeak(site: LiveRoom): number | undefined {
+    const cached = this.#dayPeaks.get(site);
+    if (cached?.value === undefined) return undefined;
+    cached.value = Math.max(cached.value, site.total ?? 0);
+    return cached.value;
+  }
+
+  /** The median reading time of the page in seconds as pages are told it: at most a minute old; undefined while unknown. */
+  median(page: RoomName): number | undefined {
+    return this.#medians.get(page)?.value;
+  }
+
+  /** The highest count of a site in the last 24 hours, the current count included. */
+  async peak(site: string): Promise<number> {
+    const from = Math.floor(this.#options.wallClock() / MINUTE_MS) - DAY_MINUTES;
+    const past = await this.#options.store.history(site, from, DAY_MINUTES).catch(() => []); // then what is known here
+    const noted = this.#peaks.get(site);
+    const recent = noted !== undefined && noted.minute >= from ? noted.peak : 0;
+    return Math.max(this.#options.live.count(site) ?? 0, recent, ...past.map(({ peak }) => peak));
+  }
+
+  async #refresh(
+    cache: WeakMap<RoomName, Cached>,
+    room: RoomName,
+    now: number,
+    read: (known: number | undefined) => Promise<number | undefined>,
+  ): Promise<boolean> {
+    const cached = cache.get(room) ?? { value: undefined, expiresAt: 0 };
+    if (now < cached.expiresAt) return false;
+    cached.expiresAt = now + CACHE_MS; // before the answer, so that it is asked for once
+    cache.set(room, cached);
+    const before = cached.value;
+    cached.value = await read(before);
+    return cached.value !== before;
+  }
+
+  /** While the engine is away, the median is the one known before. */
+  async #readMedian({ site, page }: RoomName, known: number | undefined): Promise<number | undefined> {
+    const sums = await this.#options.store.readings(site, page).catch(() => undefined);
+    if (sums === undefined) return known;
+    const { views, median } = readingOf(sums);
+    return views === 0 ? undefined : median;
+  }
+
+  async #store(entries: StatsEntries): Promise<void> {
+    try {
+      await this.#options.store.record(entries);
+      this.#isFailing = false;
+    } catch (error) {
+      this.failures += 1;
+      const message = messageOf(error);
+      if (!this.#isFailing) this.#options.log("error", "the journal cannot be written and is tried again", { message });
+      this.#isFailing = true;
+      throw error;
+    }
+  }
+
+  /** Moves a view to the bucket that it has reached by now. */
+  #measure(view: View, now: number): void {
+    const { room, recordedSeconds: recorded } = view;
+    const running = view.activeSince === undefined ? 0 : now - view.activeSince;
+    const seconds = Math.min(MAX_VIEW_SECONDS, (view.activeMs + running) / 1_000);
+    if (view.visitor === "" || seconds === recorded || !this.#isRecorded(room.site)) return;
+    const bucket = bucketOf(seconds);
+    if (recorded !== undefined && bucketOf(recorded) === bucket) this.#add(room, bucket, 0, seconds - recorded);
+    else {
+      if (recorded !== undefined) this.#add(room, bucketOf(recorded), -1, -recorded);
+      this.#add(room, bucket, 1, seconds);
+    }
+    view.recordedSeconds = seconds;
+  }
+
+  #add(room: RoomName, bucket: number, views: number, seconds: number): void {
+    const sums = this.#sums.get(room) ?? new Map<number, ReadingSum>();
+    const sum = sums.get(bucket);
+    if (sum !== undefined) {
+      sum.views += views;
+      sum.seconds += seconds;
+    } else if (this.#sumCount < MAX_SUMS) {
+      this.#sumCount += 1;
+      this.#sums.set(room, sums.set(bucket, { site: room.site, page: room.page ?? "", bucket, views, seconds }));
+    }
+  }
+
+  /** Notes the highest count of each site since the last time, as a peak of the current minute. */
+  #notePeaks(): void {
+    const minute = Math.floor(this.#options.wallClock() / MINUTE_MS);
+    for (const { site, peak } of this.#options.live.takePeaks()) {
+      const noted = this.#peaks.get(site);
+      const isKnown = noted?.minute === minute && noted.peak >= peak;
+      if (peak > 0 && !isKnown && this.#isRecorded(site))
+        this.#peaks.set(site, { site, minute, peak, isStored: false });
+    }
+  }
+
+  #isRecorded(site: string): boolean {
+    if (this.#options.listedSites.has(site) || this.#unlistedSites.has(site)) return true;
+    if (this.#unlistedSites.size >= MAX_UNLISTED_SITES) return false;
+    this.#unlistedSites.add(site);
+    return true;
+  }
+}

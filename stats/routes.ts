@@ -1,0 +1,138 @@
+/** The routes of the statistics: reading times for everybody, and the operator's dashboard and metrics. */
+
+import process from "node:process";
+import type { Context, Env, Handler, Hono, MiddlewareHandler } from "hono";
+import { LRUCache } from "lru-cache";
+import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS } from "../engine/engine.ts";
+import type { Journal } from "./journal.ts";
+import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES } from "./live.ts";
+import { type Metrics, METRICS_CONTENT_TYPE } from "./metrics.ts";
+import { readingOf } from "./reading.ts";
+
+export interface StatsRoutesOptions {
+  readonly journal: Journal;
+  readonly engine: Engine;
+  readonly live: LiveSites;
+  readonly listedSites: ReadonlySet<string>;
+  readonly connections: LiveConnections;
+  readonly metrics: Metrics;
+  readonly maxConnections: number;
+  /** Lets only the operator pass. */
+  readonly operatorOnly: MiddlewareHandler;
+  /** Wraps a handler that answers for one site, or for one page of it; refuses unknown sites. */
+  readonly forSite: (answer: SiteHandler) => Handler;
+  readonly refuseUnknown: (c: Context) => Response;
+  /** What a reason to refuse is called. */
+  readonly titleOf: (reason: string) => string;
+}
+
+/** Answers a request for a site, or for one page of it. */
+export type SiteHandler = (c: Context, site: string, page?: string) => Response | Promise<Response>;
+
+const RANGES_MINUTES = new Map([
+  ["hour", 60],
+  ["day", DAY_MINUTES],
+  ["week", 7 * DAY_MINUTES],
+  ["quarter", HISTORY_DAYS * DAY_MINUTES],
+]);
+const MAX_CHART_POINTS = 720;
+/** In characters: 10,000 pages with ordinary names. Deno holds a whole answer in memory for each slow reader. */
+const MAX_LIST_LENGTH = 1_000_000;
+const ENTRY_LENGTH = 70; // of a page in the list, without its name
+const LIST_CACHE_MS = 2_000;
+const MAX_CACHED_LISTS = 100;
+
+export function addStatsRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {
+  addReadingRoute(app, options);
+  addOperatorRoutes(app, options);
+}
+
+function addReadingRoute<E extends Env>(app: Hono<E>, { engine, forSite }: StatsRoutesOptions): void {
+  const readList = async (site: string): Promise<string> => {
+    const byPage = Map.groupBy(await engine.readings(site), (sum) => sum.page).entries();
+    const readings = Array.from(byPage, ([page, sums]) => Object.assign({ page }, readingOf(sums)));
+    return JSON.stringify({ pages: firstThatFit(readings.toSorted((a, b) => b.seconds - a.seconds)) });
+  };
+  // A list of 10,000 pages takes a tenth of a second, and anybody may ask for it.
+  const lists = new LRUCache<string, Promise<string>>({
+    max: MAX_CACHED_LISTS,
+    ttl: LIST_CACHE_MS,
+    ttlAutopurge: true,
+    memoMethod: readList,
+  });
+  const answer: SiteHandler = async (c, site, page) => {
+    if (page !== undefined) return c.json(readingOf(await engine.readings(site, page)));
+    return c.body(await lists.memo(site), 200, { "Content-Type": "application/json" });
+  };
+  app.get("/reading", forSite(answer));
+}
+
+function firstThatFit<Entry extends { readonly page: string }>(entries: readonly Entry[]): Entry[] {
+  const fitting: Entry[] = [];
+  let length = 0;
+  for (const entry of entries) {
+    length += entry.page.length + ENTRY_LENGTH;
+    if (length > MAX_LIST_LENGTH) break;
+    fitting.push(entry);
+  }
+  return fitting;
+}
+
+function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {
+  const { engine, metrics, operatorOnly, forSite, refuseUnknown, titleOf } = options;
+  app.use("/dashboard/*", operatorOnly);
+  app.use("/metrics", operatorOnly);
+
+  app.get("/metrics", async (c) => c.text(await metrics.text(), 200, { "Content-Type": METRICS_CONTENT_TYPE }));
+
+  app.get("/dashboard/state", async (c) => {
+    const refusals = (await metrics.refusals()).map((refusal) =>
+      Object.assign({ title: titleOf(refusal.reason) }, refusal),
+    );
+    const sites = await Promise.all(shownSites(options).map((site) => siteState(options, site)));
+    return c.json({ node: nodeState(options), refusals, sites });
+  });
+
+  const answerHistory: SiteHandler = async (c, site) => {
+    const minutes = RANGES_MINUTES.get(c.req.query("range") ?? "hour");
+    if (minutes === undefined) return refuseUnknown(c);
+    const step = Math.ceil(minutes / MAX_CHART_POINTS);
+    const to = Math.floor(engine.wallClock() / MINUTE_MS);
+    const from = (Math.floor((to - minutes) / step) + 1) * step;
+    return c.json({ from, to, step, points: await engine.history(site, from, step) });
+  };
+  app.get("/dashboard/history", forSite(answerHistory));
+}
+
+function nodeState({ connections, engine, journal, maxConnections }: StatsRoutesOptions) {
+  return {
+    runtime: typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`,
+    startedAt: Math.round(performance.timeOrigin),
+    memory: process.memoryUsage.rss(),
+    connections: connections.size,
+    maxConnections,
+    engine: engine.name,
+    engineErrors: engine.failures,
+    journalErrors: journal.failures,
+    stale: connections.stale,
+  };
+}
+
+/** The largest sites, and the sites of SITES where nobody is now: their past is worth a look. */
+function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
+  const names = largestSites(live, listedSites).map(({ room }) => room.site);
+  return [...new Set(names.concat(...listedSites))].slice(0, MAX_SHOWN_SITES);
+}
+
+async function siteState({ live, engine, journal }: StatsRoutesOptions, name: string) {
+  const site = live.site(name);
+  const pages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
+  return {
+    site: name,
+    visitors: site?.room.total ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
+    openPages: site?.audience ?? 0,
+    peak: await journal.peak(name),
+    highest: await engine.highest(name).catch(() => undefined),
+    pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_SITES),
+  };
+}

@@ -1,0 +1,105 @@
+/** The service's parts without a port, a process or real time. */
+import { SqliteEngine } from "../../engine/sqlite.ts";
+import { ASSETS, type Assets } from "../../edge/pages.ts";
+import {
+  type Clock,
+  type Connection,
+  createService,
+  readSettings,
+  type Service,
+  type Socket,
+  type Viewer,
+} from "../../server.ts";
+
+const TOKEN_TTL_MS = 30_000;
+export const PASSWORD = "correct horse";
+
+export const quiet = (): void => {};
+
+/** A SQLite engine; in memory unless a folder is given. */
+export const sqlite = (folder = ":memory:"): SqliteEngine =>
+  new SqliteEngine({ folder, tokenTtlMs: TOKEN_TTL_MS, log: quiet });
+
+/** What `Rooms` fills in when it opens. */
+export const viewer = (visitor: string): Viewer => ({ visitor }) as Viewer;
+
+/** Time passes only when a test says so, or while somebody sleeps. */
+export class FakeClock implements Clock {
+  time = 1_000;
+  chance = 0.5;
+
+  now(): number {
+    return this.time;
+  }
+
+  random(): number {
+    return this.chance;
+  }
+
+  async sleep(ms: number): Promise<void> {
+    this.time += ms;
+  }
+}
+
+/** A socket that remembers what happened to it. */
+export class FakeSocket implements Socket {
+  readyState = 1;
+  bufferedAmount = 0;
+  readonly sent: Record<string, unknown>[] = [];
+  pings = 0;
+  closed: { code: number; reason: string } | undefined;
+  terminated = false;
+  /** How often several things were sent in one write. */
+  corks = 0;
+
+  send(text: string): void {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close(code: number, reason: string): void {
+    this.closed = { code, reason };
+    this.readyState = 3;
+  }
+
+  ping(): void {
+    this.pings += 1;
+  }
+
+  cork(write: () => void): void {
+    this.corks += 1;
+    write();
+  }
+
+  terminate(): void {
+    this.terminated = true;
+    this.readyState = 3;
+  }
+}
+
+const html = "<p nonce={{nonce}}>{{origin}}";
+const text: Record<string, string> = { "README.md": "# Headcount", "badge.svg": "<svg>{{count}}</svg>" };
+const assets = Object.fromEntries(
+  ASSETS.map((name) => [name, text[name] ?? (name.endsWith(".html") ? html : `/* ${name} */`)]),
+) as Assets;
+
+/** The service as `main` builds it, over an engine in memory. */
+export const testService = (environment: Record<string, string> = {}, clock?: Clock): Promise<Service> =>
+  createService({
+    settings: readSettings({ SITES: "example.com", ADMIN_PASSWORD: PASSWORD, ...environment }),
+    engine: sqlite(),
+    assets,
+    ...(clock && { clock }),
+  });
+
+/** A connection with its socket, as the routes and the runtime let it in. */
+export function connect(
+  { connections }: Service,
+  visitor: string,
+  page = "/",
+  socket = new FakeSocket(),
+): { connection: Connection; socket: FakeSocket } {
+  const claims = { visitor, page, expires: 0, nonce: 0 };
+  const connection = connections.admit("example.com", claims, "192.0.2.1");
+  connections.opened(connection, socket);
+  return { connection, socket };
+}

@@ -1,0 +1,128 @@
+import { describe, expect, test } from "bun:test";
+import { AllowedSites, clientAddress, limitKey, pageName, parseSite } from "../../edge/names.ts";
+import { Guard } from "../../edge/guard.ts";
+import { readSettings } from "../../server.ts";
+
+describe("sites", () => {
+  const sites = new AllowedSites(
+    ["example.com", "https://example.org:8443", "*.example.net", "localhost", "münchen.example"]
+      .map(parseSite)
+      .filter((site) => site !== undefined),
+  );
+  const of = (origin: string, host = "count.example") => sites.byOrigin(URL.parse(origin) ?? undefined, host);
+
+  test.each([
+    ["https://example.com", "example.com"],
+    ["http://example.com", "example.com"],
+    ["HTTPS://Example.COM:443", "example.com"],
+    ["http://example.com:80", "example.com"],
+    ["https://example.com:8443", undefined],
+    ["https://example.com.", undefined],
+    ["https://www.example.com", undefined],
+    ["https://example.com.evil.example", undefined],
+    ["https://evilexample.com", undefined],
+    ["https://example.org:8443", "https://example.org:8443"],
+    ["http://example.org:8443", undefined],
+    ["https://example.org", undefined],
+    ["https://example.net", "*.example.net"],
+    ["https://a.b.example.net", "*.example.net"],
+    ["https://evilexample.net", undefined],
+    ["https://a.example.net:81", undefined],
+    ["http://localhost:5173", "localhost"],
+    ["https://xn--mnchen-3ya.example", "xn--mnchen-3ya.example"],
+    ["https://count.example", "count.example"],
+    ["https://count.example:8443", undefined],
+  ])("sites: the origin %s is of the site %p", (origin, site) => {
+    expect(of(origin)).toBe(site);
+  });
+
+  test("sites: the service's own origin is its Host, whatever the case and default port", () => {
+    expect(of("http://127.0.0.1:3000", "127.0.0.1:3000")).toBe("127.0.0.1:3000");
+    expect(of("https://count.example", "COUNT.example:443")).toBe("count.example");
+    expect(of("https://count.example", "other.example")).toBeUndefined();
+  });
+
+  test("sites: without SITES only this machine is served", () => {
+    const closed = new AllowedSites(undefined);
+    expect(closed.byOrigin(new URL("http://localhost:8080"), "localhost:3000")).toBe("localhost");
+    expect(closed.byOrigin(new URL("http://[::1]:8080"), "localhost:3000")).toBe("localhost");
+    expect(closed.byOrigin(new URL("https://example.com"), "localhost:3000")).toBeUndefined();
+  });
+
+  test("sites: a name finds an entry, a host that an entry covers, or the service itself", () => {
+    expect(sites.byName("*.example.net", "count.example")).toBe("*.example.net");
+    expect(sites.byName("www.example.net", "count.example")).toBe("*.example.net");
+    expect(sites.byName("count.example", "count.example")).toBe("count.example");
+    expect(sites.byName("nobody.example", "count.example")).toBeUndefined();
+  });
+
+  test.each(["", "a b", "example.com/path", "example.com:81", "*.*.com", "ftp://example.com", "https://u@example.com"])(
+    "sites: %p is not an entry",
+    (entry) => {
+      expect(parseSite(entry)).toBeUndefined();
+    },
+  );
+});
+
+describe("pages and addresses", () => {
+  test.each([
+    ["/", "/"],
+    ["/about/", "/about"],
+    ["/about/index.html", "/about"],
+    ["/caf%C3%A9?utm=1", "/café"],
+    ["/cafe\u0301", "/café"],
+    ["/100%", "/100%"],
+    ["/app#/inbox", "/app#/inbox"],
+    ["home", "home"],
+    ["x".repeat(1_024), "x".repeat(1_024)],
+    ["x".repeat(1_025), undefined],
+    ["", undefined],
+    ["/a\nb", undefined],
+    ["/a%0Ab", undefined],
+    ["/\u001b[31m", undefined],
+    ["/\ud800", undefined],
+  ])("page names: %p is called %p", (text, name) => {
+    expect(pageName(text)).toBe(name);
+  });
+
+  test.each([
+    ["10.0.0.1", undefined, 0, "10.0.0.1"],
+    ["10.0.0.1", "192.0.2.1", 0, "10.0.0.1"],
+    ["10.0.0.1", "6.6.6.6, 192.0.2.1", 1, "192.0.2.1"],
+    ["10.0.0.1", "6.6.6.6, 192.0.2.1, 10.0.0.2", 2, "192.0.2.1"],
+    ["10.0.0.1", "192.0.2.1", 2, "10.0.0.1"],
+    ["10.0.0.1", "nonsense", 1, "10.0.0.1"],
+    ["10.0.0.1", "192.0.2.1:5678", 1, "192.0.2.1"],
+    ["10.0.0.1", "[2001:db8::1]:5678", 1, "2001:db8::1"],
+    ["::ffff:192.0.2.1", undefined, 0, "192.0.2.1"],
+    ["2001:DB8:0:0::1", undefined, 0, "2001:db8::1"],
+  ])("addresses: socket %p, X-Forwarded-For %p and %d proxies make %p", (socket, forwarded, hops, address) => {
+    expect(clientAddress(socket, forwarded, hops)).toBe(address);
+  });
+
+  test.each([
+    ["192.0.2.1", "192.0.2.1", true],
+    ["::ffff:192.0.2.1", "192.0.2.1", true],
+    ["192.0.2.0/24", "192.0.2.255", true],
+    ["192.0.2.0/24", "192.0.3.1", false],
+    ["::ffff:192.0.2.0/120", "192.0.2.255", true],
+    ["::ffff:192.0.2.0/120", "192.0.3.1", false],
+    ["2001:db8::/32", "2001:db8:1::1", true],
+    ["::/0", "192.0.2.1", false],
+  ])("addresses: DENY %p against %p: %p", (entry, address, isDenied) => {
+    expect(new Guard(readSettings({ DENY: entry })).checkAddress(address)).toBe(isDenied ? "address" : undefined);
+  });
+
+  test.each(["10", "192.0.2", "10/8", "0x7f000001", "192.0.2.1/33", "example.com", "2001:db8::/129"])(
+    "addresses: %p is no block",
+    (entry) => {
+      expect(() => readSettings({ DENY: entry })).toThrow("Cannot read DENY");
+    },
+  );
+
+  test("addresses: limits see IPv6 by /64", () => {
+    expect(limitKey("2001:db8:1:2:3:4:5:6")).toBe(limitKey("2001:db8:1:2::9"));
+    expect(limitKey("2001:db8:1:2::9")).not.toBe(limitKey("2001:db8:1:3::9"));
+    expect(limitKey("192.0.2.1")).toBe("192.0.2.1");
+  });
+});

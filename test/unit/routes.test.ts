@@ -1,0 +1,253 @@
+import { describe, expect, test } from "bun:test";
+import type { Connection } from "../../server.ts";
+import { authorizationOf } from "../support/client.ts";
+import { PASSWORD, testService, viewer } from "../support/unit.ts";
+
+const FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+const OPERATOR = { Authorization: authorizationOf(PASSWORD) };
+
+const answer = async (response: Response) => (await response.json()) as { token: string; visitor: string };
+
+/** The routes over real parts; `connect` lets a connection in as the runtime would. */
+async function setUp(environment: Record<string, string> = {}) {
+  const service = await testService(environment);
+  const { app } = service;
+  const admitted: Connection[] = [];
+  const upgrade = (connection: Connection) => {
+    admitted.push(connection);
+    return new Response(null, { status: 101 });
+  };
+  const request = async (
+    path: string,
+    init: { method?: string; body?: string; headers?: Record<string, string> } = {},
+    address = "192.0.2.1",
+  ) => {
+    const headers = { Host: "count.example", Origin: "https://example.com", "User-Agent": FIREFOX, ...init.headers };
+    return app.request(path, { ...init, headers }, { address, upgrade });
+  };
+  const token = async (body: object = {}, headers: Record<string, string> = {}, address?: string) =>
+    request("/token", { method: "POST", body: JSON.stringify(body), headers }, address);
+  const granted = async (body: object = {}) => answer(await token(body));
+  const ticket = async (body: object = {}) => (await granted(body)).token;
+  const connect = async (ticketText: string, headers: Record<string, string> = {}) =>
+    request(`/ws?token=${ticketText}`, { headers: { Upgrade: "websocket", ...headers } });
+  return { ...service, admitted, request, token, granted, ticket, connect };
+}
+
+describe("routes", () => {
+  test("routes: a token opens one socket, for its visitor, page and site", async () => {
+    const { admitted, ticket, connect, rooms } = await setUp();
+    const good = await ticket({ page: "/a/" });
+    expect((await connect(good)).status).toBe(101);
+    expect(admitted).toHaveLength(1);
+    expect(admitted[0]?.room.page).toBe("/a");
+    expect(rooms.count("example.com", "/a")).toBe(1);
+    expect((await connect(good)).status).toBe(403);
+    expect((await connect(await ticket(), { Origin: "http://example.com" })).status).toBe(403);
+  });
+
+  test("routes: a handshake that the runtime refuses leaves nobody counted after grace", async () => {
+    const { app, connections, ticket, rooms } = await setUp();
+    const headers = { Upgrade: "websocket", Origin: "https://example.com", Host: "count.example" };
+    const response = await app.request(
+      `/ws?token=${await ticket()}`,
+      { headers },
+      { address: "192.0.2.1", upgrade: () => undefined },
+    );
+    expect(response.status).toBe(400);
+    expect(connections.size).toBe(0);
+    rooms.tick(performance.now() + 6_000);
+    expect(rooms.count("example.com") ?? 0).toBe(0);
+  });
+
+  test("routes: the documentation comes along", async () => {
+    const response = await (await setUp()).request("/docs");
+    expect(response.headers.get("content-type")).toStartWith("text/plain");
+    expect(await response.text()).toBe("# Headcount");
+  });
+
+  test("routes: a refusal is a problem document that its page can read", async () => {
+    const { token } = await setUp();
+    const response = await token({}, { Origin: "https://evil.example" });
+    expect(response.status).toBe(403);
+    expect(response.headers.get("content-type")).toBe("application/problem+json");
+    expect(response.headers.get("access-control-allow-origin")).toBe("https://evil.example");
+    expect(await response.json()).toEqual({
+      type: "urn:headcount:problem:origin",
+      title: "Origin not allowed",
+      status: 403,
+      detail: "https://evil.example is not one of the SITES of this service",
+    });
+  });
+
+  test("routes: behind a proxy with https the cookie is a __Host- one, partitioned", async () => {
+    const { token } = await setUp({ TRUST_PROXY: "1" });
+    const cookie = (await token({}, { "X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.9" })).headers.get(
+      "set-cookie",
+    );
+    for (const part of ["__Host-headcount-", "Path=/", "HttpOnly", "Secure", "SameSite=None", "Partitioned"])
+      expect(cookie).toContain(part);
+  });
+
+  test("routes: ten times over the token limit an address is denied everything, and others are not", async () => {
+    const { token, request } = await setUp({ MAX_TOKENS_PER_IP: "2" });
+    const seen = [];
+    for (let i = 0; i < 22; i += 1) seen.push((await token({ observe: true })).status);
+    expect(seen).toEqual([200, 200, ...Array.from({ length: 19 }, () => 429), 403]);
+    expect((await request("/count")).status).toBe(403);
+    expect((await request("/count", {}, "192.0.2.2")).status).toBe(200);
+  });
+
+  test("routes: an Origin that is none, or not of SITES, is refused and uses up nothing", async () => {
+    const { token } = await setUp({ MAX_TOKENS_PER_IP: "2" });
+    const origins = ["https://evil.example", "https://example.com anything", "https://count.example count.example"];
+    for (let i = 0; i < 30; i += 1)
+      for (const Origin of origins) expect((await token({}, { Origin })).status).toBe(403);
+    expect((await token()).status).toBe(200);
+  });
+
+  test("routes: shared caches keep what is told by Referer or Origin apart", async () => {
+    const { request } = await setUp();
+    for (const path of ["/count", "/badge.svg"]) {
+      expect((await request(path)).headers.get("vary")).toBe("Referer, Origin");
+      expect((await request(`${path}?site=example.com`)).headers.get("vary")).toBe("Origin");
+    }
+  });
+
+  test("routes: the limit of pages holds at the token and again at the upgrade", async () => {
+    const { token, granted, connect, ticket } = await setUp({ MAX_PAGES_PER_VISITOR: "1", MAX_PAGES_PER_IP: "2" });
+    const first = await granted();
+    const second = await granted({ visitor: first.visitor });
+    expect(second.visitor).toBe(first.visitor);
+    expect((await connect(first.token)).status).toBe(101);
+    expect((await connect(second.token)).status).toBe(429);
+    const refused = await token({ visitor: first.visitor });
+    expect(refused.status).toBe(429);
+    expect(refused.headers.get("retry-after")).toBe("30");
+    expect((await connect(await ticket())).status).toBe(101);
+    expect((await token()).status).toBe(429);
+  });
+
+  test("routes: the operator's pages want the password, and ten wrong ones are enough", async () => {
+    const { request } = await setUp();
+    const asked = await request("/dashboard");
+    expect(asked.status).toBe(401);
+    expect(asked.headers.get("www-authenticate")).toStartWith("Basic ");
+    const give = async (path: string, password: string, address?: string) =>
+      (await request(path, { headers: { Authorization: authorizationOf(password) } }, address)).status;
+    for (const path of ["/dashboard", "/dashboard/state", "/metrics"]) {
+      expect(await give(path, PASSWORD)).toBe(200);
+      expect((await request(path)).headers.get("access-control-allow-origin")).toBeNull();
+    }
+    for (let i = 0; i < 10; i += 1) expect(await give("/metrics", `guess ${i}`)).toBe(401);
+    expect(await give("/metrics", PASSWORD)).toBe(429);
+    expect(await give("/metrics", PASSWORD, "192.0.2.7")).toBe(200);
+  });
+
+  test("routes: metrics tell tokens, upgrades, refusals by reason and visitors by site", async () => {
+    const { request, token, ticket, connect } = await setUp();
+    await connect(await ticket());
+    await token({}, { Origin: "https://evil.example" });
+    await token({}, { Origin: "https://evil.example" });
+    const response = await request("/metrics", { headers: OPERATOR });
+    expect(response.headers.get("content-type")).toStartWith("text/plain; version=0.0.4");
+    const lines = (await response.text()).split("\n");
+    for (const line of [
+      'headcount_visitors_online{site="example.com"} 1',
+      'headcount_pages_online{site="example.com"} 1',
+      "headcount_connections 1",
+      "headcount_tokens_total 1",
+      "headcount_upgrades_total 1",
+      'headcount_refusals_total{reason="origin"} 2',
+      "headcount_journal_errors_total 0",
+      "# TYPE headcount_frames_sent_total counter",
+      "# TYPE headcount_broadcast_delay_seconds histogram",
+    ])
+      expect(lines).toContain(line);
+  });
+
+  test("routes: sites that a Host invents never take the place of those of SITES", async () => {
+    const { request, rooms } = await setUp({ SITES: "example.com" });
+    for (let at = 0; at < 120; at += 1)
+      for (const visitor of ["a", "b"]) rooms.open(viewer(visitor), `invented-${at}.example`, "/", 0);
+    rooms.open(viewer("a"), "example.com", "/", 0);
+    const metrics = await (await request("/metrics", { headers: OPERATOR })).text();
+    expect(metrics).toContain('headcount_visitors_online{site="example.com"} 1');
+    const { sites } = (await (await request("/dashboard/state", { headers: OPERATOR })).json()) as {
+      sites: { site: string }[];
+    };
+    expect(sites.map(({ site }) => site)).toContain("example.com");
+    expect(sites.length).toBe(100);
+  });
+
+  test("routes: the reading times of a site are one million characters at most, those most read first", async () => {
+    const { request, engine } = await setUp();
+    const readings = Array.from({ length: 2_000 }, (_, at) => ({
+      site: "example.com",
+      page: `/${at}/${"x".repeat(1_000)}`,
+      bucket: 13,
+      views: 1,
+      seconds: at,
+    }));
+    await engine.record({ readings, peaks: [] });
+    const text = await (await request("/reading")).text();
+    expect(text.length).toBeGreaterThan(900_000);
+    expect(text.length).toBeLessThan(1_000_000);
+    expect((JSON.parse(text) as { pages: { page: string }[] }).pages[0]?.page).toStartWith("/1999/");
+  });
+
+  test("routes: reading times are told for a page, and for a site most read first", async () => {
+    const { request, connections, ticket, connect, admitted, engine } = await setUp();
+    const sums = (page: string, seconds: number) => ({ site: "example.com", page, bucket: 13, views: 1, seconds });
+    await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [] });
+    await connect(await ticket({ page: "/c" }));
+    for (const connection of admitted) connections.closed(connection);
+    await connections.record();
+    const body = async (path: string) => (await request(path)).json();
+    expect(await body("/reading?site=example.com&page=/b/")).toEqual({ views: 2, seconds: 21, median: 10, p90: 10 });
+    const { pages: all } = (await body("/reading")) as { pages: { page: string }[] };
+    expect(all.map(({ page }) => page)).toEqual(["/b", "/a", "/c"]);
+    expect((await request("/reading?site=nobody.example")).status).toBe(404);
+  });
+
+  test("routes: the history has one point for each step in which somebody was there", async () => {
+    const { request, engine } = await setUp();
+    const now = Math.floor(Date.now() / 60_000);
+    const peaks = [0, 1, 50, 2_000].map((ago) => ({ site: "example.com", minute: now - ago, peak: 5 + ago }));
+    await engine.record({ readings: [], peaks });
+    const history = async (range: string) => {
+      const response = await request(`/dashboard/history?site=example.com&range=${range}`, { headers: OPERATOR });
+      return (await response.json()) as { step: number; to: number; points: { minute: number; peak: number }[] };
+    };
+    expect((await history("hour")).points.map(({ peak }) => peak)).toEqual([55, 6, 5]);
+    const week = await history("week");
+    expect(week.step).toBe(14);
+    expect(Math.max(...week.points.map(({ peak }) => peak))).toBe(2_005);
+    for (const { minute } of week.points) expect(minute % week.step).toBe(0);
+    expect((await history("quarter")).step).toBe(180);
+    expect(await history("constructor")).toMatchObject({ status: 404 });
+  });
+
+  test("routes: while the service drains it is alive but not ready, and newcomers are told when to come back", async () => {
+    const { request, connections, ticket, connect, admitted, token } = await setUp();
+    await connect(await ticket());
+    const drained = connections.drain();
+    expect((await request("/healthz")).status).toBe(200);
+    expect((await request("/readyz")).status).toBe(503);
+    const refused = await token();
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
+    for (const connection of admitted) connections.closed(connection);
+    await drained;
+  });
+
+  test("routes: an unexpected failure is a problem without a stack trace", async () => {
+    const { app, ticket } = await setUp();
+    const headers = { Upgrade: "websocket", Origin: "https://example.com", Host: "count.example" };
+    const upgrade = () => {
+      throw new Error("a secret detail");
+    };
+    const response = await app.request(`/ws?token=${await ticket()}`, { headers }, { address: "192.0.2.1", upgrade });
+    expect(response.status).toBe(500);
+    expect(await response.text()).not.toMatch(/secret|server\.ts/);
+  });
+});
