@@ -42,7 +42,7 @@ interface SiteEntries {
 }
 
 const MAX_PART = 500; // entries: 2,500 arguments, and about 2 ms of Redis
-const MAX_TRIES = 10; // of one part, one try with each call of `record`
+const MAX_TRIES = 10; // of one part; each call of `record` makes one or two
 const PARALLEL_SITES = 4; // between these scripts Redis has time for counts
 const PARALLEL_READS = 1_000;
 /** How long Redis remembers the last part of a site, which is how long a part may be sent again. */
@@ -51,7 +51,8 @@ const DAY_SECONDS = 86_400;
 const BYTES_PER_MINUTE = 4; // in the string that holds a day of history
 /** The sum of seconds is kept in whole milliseconds, in the field of the bucket with this suffix. */
 const MS_SUFFIX = "ms";
-/** For so many sites it is remembered that a loss was logged. */
+/** Losses of a site are logged once in this time. */
+const LOG_INTERVAL_MS = 3_600_000;
 const MAX_LOGGED_SITES = 1_000;
 
 /** Refusals of any command that writes. They say nothing about the part, and pass. */
@@ -72,7 +73,7 @@ export class RedisStatistics implements StatsStore {
   readonly #unconfirmed = new Map<string, Part[]>();
   #recording: Promise<void> = Promise.resolve();
   #lostEntries = 0;
-  readonly #loggedSites = new LRUCache<string, true>({ max: MAX_LOGGED_SITES });
+  readonly #loggedSites = new LRUCache<string, true>({ max: MAX_LOGGED_SITES, ttl: LOG_INTERVAL_MS });
 
   constructor(link: Link, options: Required<Options>, wallClock: () => number) {
     this.#link = link;
@@ -186,7 +187,6 @@ export class RedisStatistics implements StatsStore {
       const { keys, args } = this.#argumentsOf(part);
       const [refused, reason] = (await this.#link.run(RECORD, keys, args)) as [number, string];
       if (refused > 0) this.#giveUp(part.site, refused, reason);
-      else this.#loggedSites.delete(part.site);
       return undefined;
     } catch (error) {
       const isRefusedForNow = error instanceof ReplyError && isTemporary(error); // may last, and costs no try
