@@ -77,6 +77,8 @@ export interface HandOver {
 
 /** Keeps reading times and peaks. */
 export interface StatsStore {
+  /** How many entries were accepted and could not be kept after all. */
+  readonly lostEntries: number;
   /** Adds entries, all or nothing. @throws {Error} when they cannot be kept now; the caller tries again later */
   record(entries: StatsEntries): Promise<void>;
   /** The reading times of a site, or of one page of it. */
@@ -121,6 +123,8 @@ export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore {
   wallClock(): number;
   /** How many of its calls have failed. */
   readonly failures: number;
+  /** Milliseconds since 1970, the same on all nodes. */
+  wallClock(): number;
   /** undefined where this node counts alone */
   readonly cluster: Cluster | undefined;
   close(): Promise<void>;

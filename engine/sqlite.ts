@@ -80,6 +80,7 @@ export class SqliteEngine implements Engine {
   readonly name = "embedded";
   readonly cluster = undefined;
   failures = 0;
+  readonly lostEntries = 0;
   readonly #file: string;
   readonly #tokenTtlMs: number;
   readonly #log: Log;

@@ -1,0 +1,52 @@
+/** The options of the Redis engine, the durations that follow from them, and the names of its keys. */
+
+import type { Log } from "./engine.ts";
+
+export interface Options {
+  readonly tokenTtlMs: number;
+  readonly log: Log;
+  /** How long a node counts after its last sync. @default {10_000} */
+  readonly leaseMs?: number;
+  /** What all keys begin with. @default {"headcount:"} */
+  readonly prefix?: string;
+}
+
+/** All durations are shares of the lease, so a test with short leases runs the same story in less time. */
+export interface Durations {
+  readonly leaseMs: number;
+  /** The lease of a node that stops and expects its visitors to come back somewhere. */
+  readonly holdLeaseMs: number;
+  /** How long the keys of a site outlive its last sync. Longer than any lease. */
+  readonly keyTtlMs: number;
+  /** A site syncs at least this often. Two beats may fail before the lease expires. */
+  readonly beatMs: number;
+  /** Within this time every living node has synced once. */
+  readonly settleMs: number;
+  /** How long a command may take. */
+  readonly commandTimeoutMs: number;
+  /** How often a node looks whether something is due. */
+  readonly tickMs: number;
+}
+
+export const durationsOf = (leaseMs: number): Durations => ({
+  leaseMs,
+  holdLeaseMs: leaseMs * 1.5,
+  keyTtlMs: leaseMs * 2,
+  beatMs: leaseMs * 0.3,
+  settleMs: leaseMs * 0.4,
+  commandTimeoutMs: leaseMs * 0.09,
+  tickMs: leaseMs * 0.05,
+});
+
+export const withDefaults = (options: Options): Required<Options> => ({
+  leaseMs: 10_000,
+  prefix: "headcount:",
+  ...options,
+});
+
+/** The time between two syncs of a site, or two claims of tokens. 20 nodes send at most a thousand messages a second. */
+export const BATCH_GAP_MS = 20;
+
+/** The key `name` of a site. The braces make a hash tag. A host name may hold braces too, so they are encoded. */
+export const keyOf = (prefix: string, site: string, name: string): string =>
+  `${prefix}{${site.replace(/[{}%]/g, encodeURIComponent)}}:${name}`;

@@ -1,0 +1,289 @@
+/**
+ * The engine for several nodes. All nodes that share one Redis (or Valkey) count together and are one service.
+ *
+ * A node never asks another node, and never adds up what nodes have counted: a visitor with pages on two nodes is one
+ * visitor. For each site, Redis holds which nodes count there and which members each node has:
+ *
+ *     headcount:{example.com}:nodes      sorted set   node → when its lease ends, in milliseconds of Redis' own clock
+ *     headcount:{example.com}:meta       hash         epoch, version, and node → number of its last batch, size of its set
+ *     headcount:{example.com}:n:<node>   set          members of the node: "visitor" on the site, "visitor /page" on a page
+ *     headcount:{example.com}:refs       hash         member → how many nodes have it
+ *     headcount:{example.com}:totals     hash         page ("" is the site) → how many members it has: the number shown
+ *
+ * A site has a handful of keys, however many pages and visitors it has. They share one hash tag, so Redis Cluster keeps
+ * them together. Only scripts (`scripts.ts`) change them, so they always agree. Each key has an expiry that living nodes
+ * extend, so the keys disappear after the last node. The secret that signs visitor ids and the statistics stay.
+ *
+ * One script does nearly all the work. `SYNC` tells Redis who came and left on this node since the last sync, renews the
+ * lease of the node, and answers with the totals that changed or were asked for. A site syncs when something changes, at
+ * most every 20 ms, and every 3 s when nothing changes. Totals that changed go to the other nodes by Pub/Sub.
+ *
+ * What happens after each failure:
+ *
+ *   a node dies            its lease expires (10 s). The node that syncs next removes its members, in batches that another
+ *                          node can continue
+ *   a node freezes         others remove its members. Its next sync says so, and it begins anew from memory, under a new name
+ *   an answer is lost      the same batch is sent again. Batches are numbered and count once
+ *   a message is lost      messages are numbered. The node notices a gap, or a sync answers a later number, and the node asks
+ *                          for all totals
+ *   Redis does not answer  commands fail within 0.9 s, later ones at once. Totals are the last known ones plus local changes
+ *                          (the site is "estimating"), pages learn that numbers are stale, tokens are single use per node
+ *   Redis lost all data    the site gets a new epoch. Every node begins anew from memory, and estimates until the epoch is
+ *                          4 s old: before that some nodes may not have told their visitors, and totals would dip
+ *   Redis lost some data   (a replica took over) the batch number is not the expected one. The node begins anew
+ *   Redis evicted a key    keys carry marks and sizes. Keys that do not fit together are deleted, as if all data were lost
+ *
+ * The clocks of nodes do not matter. Leases and tokens follow the clock of Redis (`clock.ts`), everything else follows
+ * elapsed time. After an outage no node is reaped for 4 s, because all leases have expired together and every living node
+ * is about to renew its own.
+ *
+ *   link.ts         the connection to Redis, and whether Redis answers
+ *   clock.ts        the time that all nodes agree on
+ *   site.ts         one site: its syncs, its state, its totals
+ *   cluster.ts      all sites of this node, and messages from other nodes
+ *   statistics.ts   reading times and peaks
+ *   options.ts      options, durations, names of keys
+ */
+
+import { createHash } from "node:crypto";
+import { RedisClock } from "./clock.ts";
+import { RedisCluster } from "./cluster.ts";
+import {
+  type Engine,
+  type Member,
+  messageOf,
+  newSecret,
+  type Peak,
+  type ReadingSum,
+  type SecretStore,
+  SpentNonces,
+  type StatsEntries,
+  type TokenStore,
+} from "./engine.ts";
+import { type Client, connect, Link, sendAt } from "./link.ts";
+import { BATCH_GAP_MS, durationsOf, type Options, withDefaults } from "./options.ts";
+import { CLAIM } from "./scripts.ts";
+import { RedisStatistics } from "./statistics.ts";
+
+// ── Secrets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// Every node remembers the secrets that it uses, and puts them back when Redis has lost them.
+
+interface Secret {
+  readonly key: string;
+  readonly value: string;
+  /** undefined for a secret that stays */
+  readonly ttlSeconds: number | undefined;
+}
+
+const SALT_TTL_SECONDS = 2 * 86_400;
+
+const sha256 = (text: string) => createHash("sha256").update(text).digest("base64url");
+
+class Secrets implements SecretStore {
+  readonly #link: Link;
+  readonly #options: Required<Options>;
+  /** The last secret of each kind. */
+  readonly #last = new Map<string, Secret>();
+
+  constructor(link: Link, options: Required<Options>) {
+    this.#link = link;
+    this.#options = options;
+  }
+
+  async secret(kind: "signing" | "salt", name: string): Promise<string> {
+    const last = this.#last.get(kind);
+    const proposal = this.#propose(kind, name, last);
+    const value = await this.#store(proposal).catch((error: unknown) => {
+      if (last !== undefined) return proposal.value;
+      throw new Error(`Cannot keep the ${kind} secret in Redis: ${messageOf(error)}`, { cause: error });
+    });
+    this.#last.set(kind, { ...proposal, value });
+    return value;
+  }
+
+  /** Puts secrets back that Redis has lost. Never rejects: the next beat tries again. */
+  async restore(): Promise<void> {
+    for (const [kind, secret] of this.#last)
+      try {
+        const value = await this.#store(secret);
+        if (value === secret.value) continue;
+        this.#options.log("error", "this node's secret is not that of the other nodes: restart this node", { kind });
+        this.#last.delete(kind);
+      } catch {
+        return; // deliberate: the link reports that Redis is away
+      }
+  }
+
+  /**
+   * The secret for the case that Redis has none. The next salt is made from the last one: so all nodes have the same
+   * salt while Redis is away, and nobody can compute the last salt from the next one.
+   */
+  #propose(kind: string, name: string, last: Secret | undefined): Secret {
+    const key = `${this.#options.prefix}secret:${kind}${name && `:${name}`}`;
+    const ttlSeconds = kind === "salt" ? SALT_TTL_SECONDS : undefined;
+    if (last === undefined) return { key, ttlSeconds, value: newSecret() };
+    return { key, ttlSeconds, value: last.key === key ? last.value : sha256(last.value + name) };
+  }
+
+  /** Stores the secret unless Redis has one. Returns the one that Redis has. */
+  #store({ key, value, ttlSeconds }: Secret): Promise<string> {
+    return this.#link.ask(async (client) => {
+      const found = await client.get(key);
+      if (found !== null) return found;
+      if (ttlSeconds === undefined) await client.set(key, value, "NX");
+      else await client.set(key, value, "EX", ttlSeconds, "NX");
+      return (await client.get(key)) ?? value; // another node may have stored its own meanwhile
+    });
+  }
+}
+
+// ── Tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// A nonce is claimed in Redis, so a token works once on all nodes. While Redis is away, it works once on each node.
+
+/** A batch of this size is sent without waiting for the gap after the last batch. */
+const FULL_CLAIM = 32;
+
+class Tokens implements TokenStore {
+  readonly #link: Link;
+  readonly #options: Required<Options>;
+  readonly #spentHere: SpentNonces;
+  /** Nonces that wait to be claimed. */
+  readonly #waiting = new Map<number, (isFree: boolean) => void>();
+  #nextClaimAt = 0;
+
+  constructor(link: Link, options: Required<Options>) {
+    this.#link = link;
+    this.#options = options;
+    this.#spentHere = new SpentNonces(options.tokenTtlMs);
+  }
+
+  async spend({ nonce }: { readonly nonce: number }, now: number): Promise<boolean> {
+    if (!this.#spentHere.spend(nonce, now)) return false;
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    this.#waiting.set(nonce, resolve);
+    if (this.#waiting.size === 1) sendAt(this.#nextClaimAt, () => void this.#claimWaiting());
+    if (this.#waiting.size === FULL_CLAIM) void this.#claimWaiting();
+    return promise;
+  }
+
+  async #claimWaiting(): Promise<void> {
+    if (this.#waiting.size === 0) return; // a full batch has gone before its time
+    const claims = [...this.#waiting];
+    this.#waiting.clear();
+    this.#nextClaimAt = performance.now() + BATCH_GAP_MS;
+    const keys = claims.map(([nonce]) => `${this.#options.prefix}{spent}:${nonce.toString(36)}`);
+    const ttlMs = 2 * this.#options.tokenTtlMs; // a node that was cut off may go by a clock that is slow
+    const free = await this.#link.run(CLAIM, keys, [ttlMs]).catch(() => undefined);
+    for (const [index, [, resolve]] of claims.entries()) resolve(!Array.isArray(free) || free[index] === 1);
+  }
+}
+
+// ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// Puts the parts together, and tells them when Redis is away or back.
+
+export class RedisEngine implements Engine {
+  readonly name = "redis";
+  readonly cluster: RedisCluster;
+  readonly #options: Required<Options>;
+  readonly #link: Link;
+  readonly #clock: RedisClock;
+  readonly #secrets: Secrets;
+  readonly #tokens: Tokens;
+  readonly #statistics: RedisStatistics;
+  readonly #beat: ReturnType<typeof setInterval>;
+
+  private constructor(client: Client, options: Required<Options>) {
+    const { beatMs, tickMs } = durationsOf(options.leaseMs);
+    this.#options = options;
+    this.#link = new Link(client, tickMs, {
+      away: (reason) => this.#redisIsAway(reason),
+      back: () => this.#redisIsBack(),
+    });
+    this.#clock = new RedisClock(this.#link, options.prefix);
+    this.cluster = new RedisCluster(this.#link, options);
+    this.#secrets = new Secrets(this.#link, options);
+    this.#tokens = new Tokens(this.#link, options);
+    this.#statistics = new RedisStatistics(this.#link, options, () => this.wallClock());
+    this.#beat = setInterval(() => this.#maintain(), beatMs);
+  }
+
+  /**
+   * Connects to Redis, Valkey or a Redis Cluster: `redis://:password@host:6379/0`, or `rediss://…` for TLS.
+   * @throws {Error} when Redis refuses the password, or is not there within 30 s: without the shared secret a node is useless
+   */
+  static async open(url: string, options: Options): Promise<RedisEngine> {
+    const all = withDefaults(options);
+    const client = await connect(url, durationsOf(all.leaseMs).commandTimeoutMs, all.log);
+    const engine = new RedisEngine(client, all);
+    await engine.#clock.start();
+    return engine;
+  }
+
+  get failures(): number {
+    return this.#link.failures;
+  }
+
+  get lostEntries(): number {
+    return this.#statistics.lostEntries;
+  }
+
+  wallClock(): number {
+    return this.#clock.now();
+  }
+
+  secret(kind: "signing" | "salt", name: string): Promise<string> {
+    return this.#secrets.secret(kind, name);
+  }
+
+  spend(token: { readonly nonce: number; readonly expires: number }, now: number): Promise<boolean> {
+    return this.#tokens.spend(token, now);
+  }
+
+  hold(_members: Iterable<Member>): Promise<void> {
+    return this.cluster.hold();
+  }
+
+  /** Nobody: the other nodes have counted them all the time. */
+  async held(): Promise<Member[]> {
+    return [];
+  }
+
+  record(entries: StatsEntries): Promise<void> {
+    return this.#statistics.record(entries);
+  }
+
+  readings(site: string, page?: string): Promise<ReadingSum[]> {
+    return this.#statistics.readings(site, page);
+  }
+
+  history(site: string, fromMinute: number, step: number): Promise<Peak[]> {
+    return this.#statistics.history(site, fromMinute, step);
+  }
+
+  highest(site: string): Promise<Peak | undefined> {
+    return this.#statistics.highest(site);
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#beat);
+    await this.cluster.close();
+    this.#link.close();
+  }
+
+  #redisIsAway(message: string): void {
+    this.#options.log("warn", "Redis is away: counts are held, and are right again when it is back", { message });
+    this.cluster.away();
+  }
+
+  #redisIsBack(): void {
+    this.#options.log("info", "Redis is back");
+    this.#maintain();
+    this.cluster.back();
+  }
+
+  #maintain(): void {
+    if (this.#link.isAway) return;
+    void this.#secrets.restore();
+    void this.#clock.measure();
+  }
+}

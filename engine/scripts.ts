@@ -1,0 +1,226 @@
+/**
+ * The Lua scripts that run inside Redis.
+ *
+ * Only scripts write to the keys of a site. Redis runs a script alone, so the keys of a site always agree with each other.
+ * A script gets all the keys that it touches as arguments.
+ */
+
+import { createHash } from "node:crypto";
+
+export interface Script {
+  readonly lua: string;
+  readonly sha: string;
+}
+
+const script = (lua: string): Script => ({ lua, sha: createHash("sha1").update(lua).digest("hex") });
+
+// ── Shared by SYNC and REAP ─────────────────────────────────────────────────────────────────────────────────────────
+// The clock, members who leave, and the message with the totals that changed. Marks are fields and members named "\n",
+// which no page, visitor or node is called: a key without its mark was evicted, and began anew without its content.
+
+const COMMON = `
+local nodes, meta, refs, totals, members = unpack(KEYS)
+local time = redis.call("TIME")
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local changed = {} -- page -> its new total
+
+local function page_of(member) return string.match(member, " (.*)") or "" end
+
+local function release(member) -- one node fewer has the member
+  local holders = redis.call("HINCRBY", refs, member, -1)
+  if holders > 0 then return end
+  redis.call("HDEL", refs, member)
+  if holders < 0 then return end
+  local page = page_of(member)
+  changed[page] = redis.call("HINCRBY", totals, page, -1)
+  if changed[page] <= 0 then redis.call("HDEL", totals, page) end
+end
+
+local function store_size(node) redis.call("HSET", meta, node .. " size", redis.call("SCARD", members)) end
+local function is_complete(node)
+  return redis.call("SCARD", members) == tonumber(redis.call("HGET", meta, node .. " size") or 0)
+end
+
+local function append_changed(list)
+  for page, total in pairs(changed) do
+    list[#list + 1] = page
+    list[#list + 1] = math.max(0, total)
+  end
+  return list
+end
+
+local function publish(channel, site, epoch) -- a later message has a higher version
+  if next(changed) == nil then return tonumber(redis.call("HGET", meta, "version") or 0) end
+  local version = redis.call("HINCRBY", meta, "version", 1)
+  redis.call("PUBLISH", channel, cjson.encode(append_changed({site, epoch, version})))
+  return version
+end
+`;
+
+// ── SYNC ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Brings the changes of a node to Redis and renews the lease of the node. Answers {epoch, age of the epoch in ms,
+ * version, nodes whose lease has expired, {page, total, …}}. Answers {} when Redis does not know the node as the node
+ * believes: the node must begin anew. The same batch sent again changes nothing.
+ *
+ * ARGV: node, number of the batch, lease in ms, life of the keys in ms, channel, site, number of changes, the changes
+ * ("+" or "-" and the member), and the pages whose totals are asked for.
+ */
+export const SYNC = script(`${COMMON}
+local node, batch, lease, key_ttl, channel, site, changes = unpack(ARGV, 1, 7)
+batch = tonumber(batch)
+local epoch = redis.call("HGET", meta, "epoch")
+if not epoch then
+  redis.call("UNLINK", nodes, refs, totals)
+  epoch = string.format("%.0f", now)
+  redis.call("HSET", meta, "epoch", epoch)
+  redis.call("ZADD", nodes, "+inf", "\\n")
+  for _, key in ipairs({refs, totals}) do redis.call("HSET", key, "\\n", epoch) end
+  for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
+end
+local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0) -- 0: no such node, below 0: it is being reaped
+local last_batch = tonumber(redis.call("HGET", meta, node) or 0)
+local is_repeated = last_batch == batch and lease_end > 0
+local is_next = last_batch == batch - 1 and (lease_end > 0) == (batch > 1)
+local has_marks = redis.call("ZSCORE", nodes, "\\n") and redis.call("HGET", refs, "\\n") == epoch
+  and redis.call("HGET", totals, "\\n") == epoch
+if not has_marks or (is_repeated or is_next) and not is_complete(node) then -- Redis evicted a key
+  redis.call("UNLINK", nodes, meta, refs, totals)
+  return {}
+end
+if lease_end < 0 or not is_repeated and not is_next then
+  -- The node was reaped, or Redis lost writes and may give out versions twice. The gap makes all nodes ask for totals.
+  redis.call("HINCRBY", meta, "version", 1000000)
+  return {}
+end
+
+local first = 7 -- the number of arguments before the changes
+redis.call("HSET", meta, node, batch) -- the first write, because only the first one fails when memory is short
+for i = first + 1, first + (is_repeated and 0 or changes) do
+  local member = string.sub(ARGV[i], 2)
+  if string.sub(ARGV[i], 1, 1) == "-" then
+    if redis.call("SREM", members, member) == 1 then release(member) end
+  elseif redis.call("SADD", members, member) == 1 and redis.call("HINCRBY", refs, member, 1) == 1 then
+    local page = page_of(member)
+    changed[page] = redis.call("HINCRBY", totals, page, 1)
+  end
+end
+store_size(node)
+redis.call("ZADD", nodes, now + lease, node)
+for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
+redis.call("PEXPIRE", members, 2 * key_ttl) -- longer than refs and totals: whoever reaps the node needs the set
+
+local version = publish(channel, site, epoch)
+local answers = append_changed({})
+for i = first + changes + 1, #ARGV do
+  if not changed[ARGV[i]] then
+    answers[#answers + 1] = ARGV[i]
+    answers[#answers + 1] = tonumber(redis.call("HGET", totals, ARGV[i]) or 0)
+  end
+end
+local expired = redis.call("ZRANGEBYSCORE", nodes, "-inf", now, "LIMIT", 0, 100)
+return {epoch, now - epoch, version, expired, answers}
+`);
+
+// ── REAP ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Removes up to a batch of members of a node whose lease has expired, or of a former name of the caller. Answers how
+ * many members are left.
+ *
+ * ARGV: node, "1" for a former name of the caller, size of the batch, life of the keys in ms, channel, site.
+ */
+export const REAP = script(`${COMMON}
+local node, is_own, batch, key_ttl, channel, site = unpack(ARGV)
+local epoch = redis.call("HGET", meta, "epoch")
+local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0)
+if not epoch or lease_end == 0 or (lease_end > now and is_own == "0") then return 0 end
+if not is_complete(node) then -- Redis evicted the set, so nobody knows whom to remove
+  redis.call("UNLINK", nodes, meta, refs, totals)
+  return 0
+end
+redis.call("ZADD", nodes, -1, node) -- from now on the node must begin anew, even if this reaper dies
+for _, member in ipairs(redis.call("SPOP", members, batch)) do release(member) end
+publish(channel, site, epoch)
+local left = redis.call("SCARD", members)
+if left == 0 then
+  redis.call("ZREM", nodes, node)
+  redis.call("HDEL", meta, node, node .. " size")
+else
+  store_size(node)
+  redis.call("PEXPIRE", members, 2 * key_ttl)
+end
+return left
+`);
+
+// ── COUNT ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Answers {total of a room, age of the epoch in ms}. The age is -1 when nobody has counted on the site. ARGV: page. */
+export const COUNT = script(`
+local time = redis.call("TIME")
+local epoch = redis.call("HGET", KEYS[1], "\\n")
+local age = epoch and time[1] * 1000 + math.floor(time[2] / 1000) - epoch or -1
+return {math.max(0, tonumber(redis.call("HGET", KEYS[1], ARGV[1]) or 0)), age}
+`);
+
+// ── CLAIM ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Claims nonces, one per key. Answers 1 for each nonce that nobody had claimed, else 0. ARGV: life of a claim in ms. */
+export const CLAIM = script(`
+local free = {}
+for i, key in ipairs(KEYS) do free[i] = redis.call("SET", key, "1", "NX", "PX", ARGV[1]) and 1 or 0 end
+return free
+`);
+
+// ── CLOCK ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Answers {seconds, microseconds} since 1970. The key makes all nodes ask the same member of a Redis Cluster. */
+export const CLOCK = script(`return redis.call("TIME")`);
+
+// ── RECORD ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Adds a part of the statistics of one site, unless the part was added before. Pages beyond the limit share one key. A day
+ * of history is a string of 32-bit numbers, one per minute. An entry that cannot be added, for example because its key
+ * has a wrong type, does not hinder the other entries. Answers {number of such entries, the last error}.
+ *
+ * KEYS: mark of the last part, page names, readings of other pages, highest count, then one key per entry.
+ * ARGV: id of the part, life of the mark in s, limit of pages, number of readings; then for each reading: page, bucket,
+ * views, ms; then for each peak: minute, minute of the day, when its day expires (s since 1970), count.
+ */
+export const RECORD = script(`
+local mark, pages, other, highest = unpack(KEYS, 1, 4)
+local id, mark_ttl, max_pages, readings = unpack(ARGV, 1, 4)
+if redis.call("GET", mark) == id then return {0, ""} end
+redis.call("SET", mark, id, "EX", mark_ttl)
+
+local function add_reading(sums, page, bucket, views, ms)
+  if redis.call("SISMEMBER", pages, page) == 0 then
+    if redis.call("SCARD", pages) < tonumber(max_pages) then redis.call("SADD", pages, page) else sums = other end
+  end
+  redis.call("HINCRBY", sums, bucket, views)
+  redis.call("HINCRBY", sums, bucket .. "ms", ms)
+end
+
+local function raise_peak(day, minute, offset, expires, peak)
+  if tonumber(peak) > redis.call("BITFIELD", day, "GET", "u32", "#" .. offset)[1] then
+    redis.call("BITFIELD", day, "SET", "u32", "#" .. offset, peak)
+    redis.call("EXPIREAT", day, expires)
+  end
+  if tonumber(peak) > tonumber(redis.call("HGET", highest, "peak") or 0) then
+    redis.call("HSET", highest, "peak", peak, "minute", minute)
+  end
+end
+
+local refused, reason = 0, ""
+for entry = 1, #KEYS - 4 do
+  local add = entry <= tonumber(readings) and add_reading or raise_peak
+  local done, problem = pcall(add, KEYS[4 + entry], unpack(ARGV, 4 * entry + 1, 4 * entry + 4))
+  if not done then
+    refused = refused + 1
+    reason = type(problem) == "table" and problem.err or tostring(problem)
+  end
+end
+return {refused, reason}
+`);

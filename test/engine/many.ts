@@ -1,0 +1,40 @@
+/**
+ * A program for `statistics.test.ts`: records the readings of many pages at once, asks for the totals of many rooms at
+ * once, and prints what came of it. V8 throws a RangeError for calls with about 129,000 arguments.
+ */
+import process from "node:process";
+import type { ClusterRoom } from "../../engine/engine.ts";
+import { RedisEngine } from "../../engine/redis.ts";
+
+const SITE = "many.example";
+const PAGES = 35_000;
+const ROOMS = 150_000;
+const PATIENCE_MS = 30_000;
+
+const url = process.argv[2];
+if (url === undefined) throw new Error("Usage: many.ts REDIS_URL");
+const engine = await RedisEngine.open(url, { tokenTtlMs: 30_000, log: () => {} });
+
+const page = (index: number) => `/${index}`;
+const readings = Array.from({ length: PAGES }, (_, index) => ({
+  site: SITE,
+  page: page(index),
+  bucket: 1,
+  views: 1,
+  seconds: 1,
+}));
+await engine.record({ readings, peaks: [] });
+const sums = await engine.readings(SITE);
+
+const totals = new Map<ClusterRoom, number>();
+engine.cluster.listen({ total: (room, total) => totals.set(room, total), stale: () => {} });
+engine.cluster.opened({ site: SITE, page: undefined, members: new Map() });
+for (let index = 0; index < ROOMS; index += 1)
+  engine.cluster.opened({ site: SITE, page: page(index), members: new Map() });
+const end = performance.now() + PATIENCE_MS;
+while (totals.size < ROOMS + 1 && performance.now() < end) await new Promise((wake) => setTimeout(wake, 20));
+
+const views = sums.reduce((sum, reading) => sum + reading.views, 0);
+const { failures, lostEntries } = engine;
+process.stdout.write(JSON.stringify({ failures, lostEntries, views, roomsWithTotal: totals.size }));
+await engine.close();

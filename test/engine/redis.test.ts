@@ -1,0 +1,109 @@
+/** What the Redis engine promises beside the contract of both engines: agreement of nodes, and memory of what Redis loses. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { MINUTE_MS } from "../../engine/engine.ts";
+import { RedisEngine } from "../../engine/redis.ts";
+import { Rooms } from "../../server.ts";
+import { suite } from "../support/needs.ts";
+import { endRedis, RedisServer } from "../support/redis.ts";
+import { quiet } from "../support/unit.ts";
+import { once, sleep, until } from "../support/waiting.ts";
+import { contract } from "./contract.ts";
+import { open as openPage } from "./model.ts";
+import { LEASE_MS } from "./redis-nodes.ts";
+
+const MINUTE = Math.floor(Date.now() / MINUTE_MS);
+const options = { tokenTtlMs: 30_000, log: quiet };
+
+afterAll(endRedis);
+
+suite("redis engine", ["redis-server"], () => {
+  const server = once(() => RedisServer.start());
+  const open = async () => RedisEngine.open((await server()).url, options);
+
+  describe("contract", () => contract("redis", open));
+
+  test("redis: two engines agree on secrets, tokens, peaks and the time", async () => {
+    const [one, two] = await Promise.all([open(), open()]);
+    const secrets = await Promise.all([one.secret("signing", ""), two.secret("signing", "")]);
+    expect(new Set(secrets).size).toBe(1);
+    const token = { expires: Date.now() + 30_000, nonce: 99 };
+    const spent = await Promise.all([one.spend(token, Date.now()), two.spend(token, Date.now())]);
+    expect(spent.filter(Boolean)).toHaveLength(1);
+    const site = "shared.example";
+    await one.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 7 }] });
+    await two.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 5 }] });
+    expect(await two.history(site, MINUTE, 1)).toEqual([{ minute: MINUTE, peak: 7 }]);
+    expect(Math.abs(one.wallClock() - two.wallClock())).toBeLessThan(200);
+    await Promise.all([one.close(), two.close()]);
+  });
+
+  test("redis: a secret that Redis lost is put back by the nodes that have it", async () => {
+    const redis = await server();
+    const engine = await RedisEngine.open(redis.url, { ...options, leaseMs: LEASE_MS, prefix: "lost:" });
+    const secret = await engine.secret("signing", "");
+    await redis.client.del("lost:secret:signing");
+    await until("it is back", async () => (await redis.client.get("lost:secret:signing")) === secret);
+    await engine.close();
+  });
+
+  test("redis: while Redis is away, all nodes make the same next salt from the last one", async () => {
+    const redis = await RedisServer.start();
+    const engines = await Promise.all([0, 1].map(() => RedisEngine.open(redis.url, options)));
+    const salts = (name: string) => Promise.all(engines.map((engine) => engine.secret("salt", name)));
+    const [monday] = await salts("monday");
+    await redis.kill();
+    const tuesday = await salts("tuesday");
+    expect(tuesday[0]).toBe(tuesday[1]);
+    expect(tuesday[0]).not.toBe(monday);
+    expect(
+      await engines[0]!.secret("signing", "").then(
+        () => "",
+        (error: unknown) => String(error),
+      ),
+    ).toContain("Cannot keep the signing secret in Redis");
+    await Promise.all(engines.map((engine) => engine.close()));
+    await redis.stop();
+  });
+
+  test("redis: a node warns at its start when Redis may evict keys, and only then", async () => {
+    const redis = await server();
+    const lines: string[] = [];
+    const log = (_level: string, event: string) => void lines.push(event);
+    const start = async () => (await RedisEngine.open(redis.url, { ...options, log })).close();
+    await start();
+    expect(lines).toEqual([]);
+    await redis.client.config("SET", "maxmemory-policy", "allkeys-lru");
+    await start();
+    expect(lines).toEqual([expect.stringContaining("noeviction")]);
+  });
+});
+
+suite("redis totals of rooms elsewhere", ["redis-server"], () => {
+  test("redis: a total that is asked for is the last known one while Redis is away or has forgotten", async () => {
+    const redis = await RedisServer.start();
+    const [has, asks] = await Promise.all(
+      [0, 1].map(() => RedisEngine.open(redis.url, { ...options, leaseMs: LEASE_MS * 2 })),
+    );
+    const count = (site: string) => asks!.cluster.count(site);
+    has!.cluster.listen({ total: quiet, stale: quiet });
+    openPage({ engine: has!, rooms: new Rooms(0, has!.cluster), connections: [] }, "ann", "a.example", "/");
+    await until("ann is counted", async () => (await count("a.example")) === 1);
+    expect(await count("b.example")).toBe(0);
+    const totals: number[] = [];
+    const watch = async (end: number) => {
+      for (; performance.now() < end; await sleep(5)) totals.push(await count("a.example"));
+    };
+    await redis.client.flushall();
+    await watch(performance.now() + LEASE_MS * 2);
+    await redis.kill();
+    await watch(performance.now() + LEASE_MS * 2);
+    expect(await count("never.example").then(String, () => "refused")).toBe("refused");
+    await redis.begin();
+    await watch(performance.now() + LEASE_MS * 2);
+    expect([...new Set(totals)]).toEqual([1]);
+    await has!.close();
+    await until("nobody is left", async () => (await count("a.example")) === 0);
+    await asks!.close();
+    await redis.stop();
+  }, 20_000);
+});
