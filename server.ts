@@ -52,7 +52,7 @@ import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
 import * as v from "valibot";
 import { createFileCheck, Guard, openFilesLimit, problem, type Reason, REFUSALS } from "./edge/guard.ts";
-import { guarded, log, report } from "./edge/log.ts";
+import { droppedLines, flushLog, guarded, isTerminal, log, print, report } from "./edge/log.ts";
 import {
   AllowedSites,
   clientAddress,
@@ -63,7 +63,9 @@ import {
   originOf,
   pageName,
   parseBlock,
+  ownOrigin,
   parseSite,
+  refererUrl,
   userAgentOf,
   webUrl,
 } from "./edge/names.ts";
@@ -368,6 +370,11 @@ export class Rooms {
     return typeof presence === "number" ? presence : 0;
   }
 
+  /** Whether the visitor has no other connection on the same page. */
+  isOnlyConnection({ visitor, room }: Viewer): boolean {
+    return room.members.get(visitor) === 1;
+  }
+
   /** The highest count of each site since the last call. */
   takePeaks(): { site: string; peak: number }[] {
     return Array.from(this.#sites.values(), ({ room }) => {
@@ -585,9 +592,11 @@ export class Connection implements Viewer, View {
   declare readonly site: Site;
   declare readonly room: Room;
 
-  readonly activeSince: number | undefined;
+  readonly beganAt = 0;
+  readonly activeSince: number | undefined = undefined;
   readonly activeMs = 0;
   readonly recordedSeconds: number | undefined = undefined;
+  readonly isRecorded = false;
 
   /** The key by which the limits of its address are counted. */
   readonly addressKey: string;
@@ -595,13 +604,13 @@ export class Connection implements Viewer, View {
   socket: Socket | undefined = undefined;
   lastHeardAt: number;
   pingAt: number;
+  awaitsPong = false;
   repeatAt: number;
   /** When all messages so far would have been allowed at the steady rate (the generic cell rate algorithm). */
   rateLimitedUntil: number;
 
   constructor(visitor: string, addressKey: string, now: number) {
     this.visitor = visitor;
-    this.activeSince = now;
     this.addressKey = addressKey;
     this.lastHeardAt = now;
     this.pingAt = now;
@@ -699,7 +708,12 @@ export class Connections {
   /** Why this visitor may not open one more page now; undefined when they may. */
   refusal(site: string, visitor: string, addressKey: string): Reason | undefined {
     if (this.isDraining) return "draining";
-    return this.#guard.checkNewPage(addressKey, this.#rooms.connectionsOf(site, visitor), this.#open.size);
+    const openPages = this.#rooms.connectionsOf(site, visitor);
+    return this.#guard.checkNewPage(addressKey, {
+      isObserver: visitor === "",
+      openPages,
+      connections: this.#open.size,
+    });
   }
 
   /** Counts a connection from now on. Its socket must follow within 5 s. */
@@ -709,6 +723,7 @@ export class Connections {
     connection.pingAt += this.#clock.random() * this.#heartbeatMs; // spread, so that pings do not come all at once
     connection.repeatAt += REPEAT_MS;
     this.#rooms.open(connection, site, page, now);
+    this.#journal.beginView(connection, this.#rooms.isOnlyConnection(connection), now);
     this.#guard.pageOpened(addressKey);
     this.#open.add(connection);
     this.flushSoon();
@@ -724,18 +739,19 @@ export class Connections {
     else socket.close(CLOSE.restart, this.#reconnectWindow); // it was not there when the drain began
   }
 
-  /** A pong came. Any other sign of life counts as well. */
+  /** A ping or a pong came. The pong that answers our ping is free; other control frames count as messages. */
   heard(connection: Connection): void {
-    connection.lastHeardAt = this.#clock.now();
+    const now = this.#clock.now();
+    connection.lastHeardAt = now;
+    if (connection.awaitsPong) connection.awaitsPong = false;
+    else if (this.#open.has(connection) && this.#isOverRate(connection, now)) this.#closeForRate(connection);
   }
 
   received(connection: Connection, data: unknown): void {
     if (!this.#open.has(connection)) return;
     const now = this.#clock.now();
     connection.lastHeardAt = now;
-    connection.rateLimitedUntil = Math.max(connection.rateLimitedUntil, now) + MINUTE_MS / MAX_MESSAGES_PER_MINUTE;
-    if (connection.rateLimitedUntil > now + MINUTE_MS)
-      return this.#close(connection, CLOSE.policy, "too many messages");
+    if (this.#isOverRate(connection, now)) return this.#closeForRate(connection);
     if (typeof data !== "string") return this.#close(connection, CLOSE.policy, "not text");
     if (Buffer.byteLength(data) > MAX_FRAME_BYTES) return this.#close(connection, CLOSE.tooBig, "message too big");
     const frame = v.safeParse(PageFrame, parseJson(data));
@@ -851,6 +867,7 @@ export class Connections {
     if (page === connection.room.page) return;
     this.#journal.endView(connection, now);
     this.#rooms.move(connection, page, now);
+    this.#journal.beginView(connection, this.#rooms.isOnlyConnection(connection), now);
     this.#sendAll(connection);
     this.refresh(connection).catch(report);
     this.flushSoon();
@@ -868,6 +885,7 @@ export class Connections {
     else socket.cork(write);
     if (pings) {
       connection.pingAt = now + this.#heartbeatMs;
+      connection.awaitsPong = true;
       this.counters.pings += 1;
     }
     if (repeats) {
@@ -898,6 +916,16 @@ export class Connections {
       this.counters.slow += 1;
       this.#terminate(connection);
     }
+  }
+
+  /** Counts one more message. */
+  #isOverRate(connection: Connection, now: number): boolean {
+    connection.rateLimitedUntil = Math.max(connection.rateLimitedUntil, now) + MINUTE_MS / MAX_MESSAGES_PER_MINUTE;
+    return connection.rateLimitedUntil > now + MINUTE_MS;
+  }
+
+  #closeForRate(connection: Connection): void {
+    this.#close(connection, CLOSE.policy, "too many messages");
   }
 
   #close(connection: Connection, code: number, reason: string): void {
@@ -965,6 +993,7 @@ const TokenRequest = v.pipe(
 const MAX_BODY_BYTES = 4_096;
 const CACHED_ORIGINS = 1_000;
 const CACHED_USER_AGENTS = 1_000;
+const CACHED_HASH_VISITORS = 50_000;
 const COOKIE_SECONDS = 30 * 86_400;
 const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read these with the operator's password
 
@@ -975,7 +1004,7 @@ export function createApp(options: AppOptions): Hono<App> {
     metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
     return problem(c, reason, detail);
   };
-  const forSite = createSiteQuestions(allowedSites, connections, refuse);
+  const forSite = createSiteQuestions(settings, allowedSites, connections, refuse);
   const app = new Hono<App>();
 
   app.use(async (c, next) => {
@@ -1043,14 +1072,19 @@ function createEmbedderLookup(allowedSites: AllowedSites): (c: RequestContext) =
  * Returns a wrapper for handlers that answer for one site, or for one page of it. The site is the one that the query
  * names, else the site of the asking page, else the service's own.
  */
-function createSiteQuestions(allowedSites: AllowedSites, connections: Connections, refuse: Refuse) {
+function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, connections: Connections, refuse: Refuse) {
+  const siteOfService = (c: Context, host: string) =>
+    allowedSites.byOrigin(webUrl(ownOrigin(c, settings.TRUST_PROXY)), host) ?? host;
   return (answer: SiteHandler): Handler =>
     async (c) => {
       const { site: name, page: rawPage } = c.req.query();
       if (name === undefined) c.header("Vary", "Referer");
       const host = hostOf(c);
-      const asking = webUrl(c.req.header("origin") ?? c.req.header("referer"));
-      const site = name === undefined ? (allowedSites.byOrigin(asking, host) ?? host) : allowedSites.byName(name, host);
+      const asking = webUrl(c.req.header("origin")) ?? refererUrl(c.req.header("referer"));
+      const site =
+        name === undefined
+          ? (allowedSites.byOrigin(asking, host) ?? siteOfService(c, host))
+          : allowedSites.byName(name, host);
       if (site === undefined) return refuse(c, "site");
       const page = rawPage === undefined ? undefined : pageName(rawPage);
       if (page === undefined && rawPage !== undefined) return refuse(c, "page");
@@ -1078,7 +1112,7 @@ function addTokenRoute(
     const addressKey = c.get("addressKey");
     const { origin, site } = embedderOf(c);
     if (site === undefined) return refuseOrigin(c, refuse); // counts against no limit: any page can make its readers ask
-    const limited = guard.checkTokenRequest(addressKey);
+    const limited = guard.checkBan(addressKey) ?? guard.checkTokenRequest(addressKey);
     if (limited !== undefined) return refuse(c, limited);
     if (settings.COUNT_BOTS === "false" && isCrawler(c)) return refuse(c, "bot");
     const text = await c.req.text().catch(() => "cut off"); // which is not JSON, and therefore refused
@@ -1105,7 +1139,7 @@ function addTokenRoute(
 /** `GET /ws`: takes the token and opens the connection. */
 function addSocketRoute(
   app: Hono<App>,
-  { allowedSites, signer, connections, engine, metrics }: AppOptions,
+  { allowedSites, signer, guard, connections, engine, metrics }: AppOptions,
   refuse: Refuse,
 ): void {
   const embedderOf = createEmbedderLookup(allowedSites);
@@ -1119,9 +1153,10 @@ function addSocketRoute(
     const isClaimed = claims !== undefined && (await engine.spend(claims, engine.wallClock()));
     stopTimer();
     if (!isClaimed) return refuse(c, "token");
-    const refused = connections.refusal(site, claims.visitor, c.get("addressKey"));
+    const addressKey = c.get("addressKey");
+    const refused = guard.checkBan(addressKey) ?? connections.refusal(site, claims.visitor, addressKey);
     if (refused !== undefined) return refuse(c, refused);
-    const connection = connections.admit(site, claims, c.get("addressKey"));
+    const connection = connections.admit(site, claims, addressKey);
     await connections.refresh(connection); // so that peak and reading time are in the first frame
     const response = c.env.upgrade(connection);
     if (response === undefined) {
@@ -1146,12 +1181,15 @@ function limitBody(refuse: Refuse): MiddlewareHandler<App> {
 /** Returns a function that tells who asks: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
 function createIdentify(settings: Settings, signer: Signer, engine: Engine) {
   let salt = { day: "", value: "" };
+  const seen = new LRUCache<string, true>({ max: CACHED_HASH_VISITORS });
   return async (c: RequestContext, site: string, stored: string | undefined) => {
     if (settings.IDENTITY === "hash") {
       const day = new Date(engine.wallClock()).toISOString().slice(0, 10);
       if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
       const visitor = hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? "");
-      return { visitor, isNew: false };
+      const isNew = !seen.has(visitor);
+      seen.set(visitor, true);
+      return { visitor, isNew };
     }
     const cookie = getCookie(c, cookieName(site, isSecure(c, settings.TRUST_PROXY)));
     const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, stored);
@@ -1205,11 +1243,17 @@ function operatorOnly(guard: Guard, password: string, refuse: Refuse): Middlewar
   };
 }
 
-/** `GET /check/request`: what the service sees of a request. The page /check compares it with what the browser sees. */
+/**
+ * `GET /check/request`: what the service sees of a request. The page /check compares it with what the browser sees. A
+ * foreign page is told only whether a site is allowed, and nothing about its reader.
+ */
 function addCheckRoute(app: Hono<App>, { settings, allowedSites }: AppOptions): void {
   app.get("/check/request", (c) => {
     const asked = c.req.query("site") ?? "";
     const host = hostOf(c);
+    const site = allowedSites.byName(asked, host) ?? allowedSites.byOrigin(webUrl(asked), host);
+    const asking = c.req.header("origin"); // which every foreign page sends
+    if (asking !== undefined && asking !== ownOrigin(c, settings.TRUST_PROXY)) return c.json({ site });
     return c.json({
       address: c.get("address"),
       socketAddress: c.env.address,
@@ -1219,7 +1263,7 @@ function addCheckRoute(app: Hono<App>, { settings, allowedSites }: AppOptions): 
       heartbeatSeconds: settings.HEARTBEAT_SECONDS,
       identity: settings.IDENTITY,
       host,
-      site: allowedSites.byName(asked, host) ?? allowedSites.byOrigin(webUrl(asked), host),
+      site,
     });
   });
 }
@@ -1259,6 +1303,7 @@ const serveOnBun: Serve = (app, connections, settings) => {
       closeOnBackpressureLimit: true,
       open: guarded((socket) => connections.opened(socket.data, socket)),
       message: guarded((socket, data) => connections.received(socket.data, data)),
+      ping: guarded((socket) => connections.heard(socket.data)),
       pong: guarded((socket) => connections.heard(socket.data)),
       close: guarded((socket) => connections.closed(socket.data)),
     },
@@ -1357,7 +1402,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
   const connections = new Connections({ rooms, guard, journal, heartbeatMs, onBroadcast, clock });
-  metrics.watch({ live: rooms, listedSites, connections, journal, engine });
+  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines });
   engine.cluster?.listen({
     total: (room, total) => {
       rooms.setTotal(room, total);
@@ -1431,14 +1476,16 @@ function announce({ settings, password }: Service, port: number): void {
   const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!process.stdout.isTTY) return log("info", "ready", { url, snippet, ...credentials });
+  if (!isTerminal) return log("info", "ready", { url, snippet, ...credentials });
   const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password}, made for this run)` : "";
-  process.stdout.write(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n\n`);
-  process.stdout.write(`Dashboard: ${url}dashboard${generated}\n`);
+  print(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
+  print(`Dashboard: ${url}dashboard${generated}`);
 }
 
 const untilSignal = (...signals: NodeJS.Signals[]) =>
   new Promise((resolve) => signals.forEach((signal) => process.on(signal, resolve)));
+
+const LAST_LINES_MS = 500;
 
 async function main(): Promise<void> {
   const openFiles = openFilesLimit();
@@ -1448,9 +1495,10 @@ async function main(): Promise<void> {
   const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
   const stop = await startService(service);
   announce(service, port);
-  await untilSignal("SIGINT", "SIGTERM");
+  await untilSignal("SIGINT", "SIGTERM", "SIGHUP");
   log("info", "stopping", { pages: service.connections.size });
   await stop();
+  await flushLog(LAST_LINES_MS);
   process.exit(0);
 }
 

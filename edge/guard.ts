@@ -11,7 +11,7 @@ import ipaddr from "ipaddr.js";
 import { LRUCache } from "lru-cache";
 import { messageOf, MINUTE_MS } from "../engine/engine.ts";
 import { log } from "./log.ts";
-import { type AddressBlock, coarseAddress, limitKey } from "./names.ts";
+import { type AddressBlock, coarseAddress, limitBlocks, type LimitBlock } from "./names.ts";
 
 // ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,6 +131,15 @@ class RateCounter {
   }
 }
 
+/** A page that wants to open. */
+export interface NewPage {
+  readonly isObserver: boolean;
+  /** Open pages of the same visitor. */
+  readonly openPages: number;
+  /** Open pages of everybody. */
+  readonly connections: number;
+}
+
 /** The settings that the guard enforces. */
 export interface Limits {
   readonly DENY: readonly AddressBlock[];
@@ -141,7 +150,13 @@ export interface Limits {
   readonly MAX_CONNECTIONS: number;
 }
 
-/** Decides who is refused. Keys are `limitKey`s of addresses. */
+/** When a service is as full as this, it admits no more observers: visitors are counted, and come first. */
+const FULL_FOR_OBSERVERS = 0.9;
+
+/**
+ * Decides who is refused. Keys are `limitKey`s of addresses. Every limit per address also holds, a few times larger, for
+ * the IPv6 blocks around it.
+ */
 export class Guard {
   readonly #limits: Limits;
   readonly #isOutOfFiles: () => boolean;
@@ -149,34 +164,45 @@ export class Guard {
   readonly #newVisitors = new RateCounter(RATE_WINDOW_MS);
   readonly #wrongPasswords = new RateCounter(RATE_WINDOW_MS);
   readonly #bans = new RateCounter(BAN_MS);
-  readonly #openPages = new Map<string, number>(); // bounded by MAX_CONNECTIONS
+  /** Open pages by block; bounded by MAX_CONNECTIONS. */
+  readonly #openPages = new Map<string, number>();
 
   constructor(limits: Limits, isOutOfFiles: () => boolean = () => false) {
     this.#limits = limits;
     this.#isOutOfFiles = isOutOfFiles;
   }
 
-  /** Checks the deny list and the temporary bans. */
+  /** Checks the deny list. */
   checkAddress(address: string): Reason | undefined {
-    if (this.#bans.count(limitKey(address)) > 0) return "address";
     if (this.#limits.DENY.length === 0) return undefined;
     const parsed = ipaddr.process(address);
     const matches = ([block, bits]: AddressBlock) => block.kind() === parsed.kind() && parsed.match(block, bits);
     return this.#limits.DENY.some(matches) ? "address" : undefined;
   }
 
-  /** Counts a token request. An address that asks for ten times the limit is banned for ten minutes. */
+  /** Checks the temporary bans. They hold where visitors come in, so that a shared address can still look. */
+  checkBan(key: string): Reason | undefined {
+    return limitBlocks(key).some(([block]) => this.#bans.count(block) > 0) ? "address" : undefined;
+  }
+
+  /** Counts a token request. A block that asks for ten times its limit is banned for ten minutes. */
   checkTokenRequest(key: string): Reason | undefined {
     const { MAX_TOKENS_PER_IP } = this.#limits;
-    const requests = this.#tokenRequests.add(key);
-    if (requests > MAX_TOKENS_PER_IP * BAN_FACTOR && this.#bans.add(key) === 1)
-      log("warn", "address denied for ten minutes", { address: coarseAddress(key), requests });
-    return requests > MAX_TOKENS_PER_IP ? "tokens" : undefined;
+    let isOverLimit = false;
+    for (const [block, factor] of limitBlocks(key)) {
+      const requests = this.#tokenRequests.add(block);
+      if (requests > MAX_TOKENS_PER_IP * factor) isOverLimit = true;
+      if (requests > MAX_TOKENS_PER_IP * factor * BAN_FACTOR && this.#bans.add(block) === 1)
+        log("warn", "address denied for ten minutes", { address: coarseAddress(block), requests });
+    }
+    return isOverLimit ? "tokens" : undefined;
   }
 
   /** Counts a new visitor. */
   checkNewVisitor(key: string): Reason | undefined {
-    return this.#newVisitors.add(key) > this.#limits.MAX_VISITORS_PER_IP ? "visitors" : undefined;
+    const { MAX_VISITORS_PER_IP } = this.#limits;
+    const counts = limitBlocks(key).map(([block, factor]) => this.#newVisitors.add(block) / factor);
+    return Math.max(...counts) > MAX_VISITORS_PER_IP ? "visitors" : undefined;
   }
 
   /** Checks a password. After ten wrong ones in a minute the address is refused unheard. */
@@ -188,21 +214,26 @@ export class Guard {
     return "password";
   }
 
-  /** Whether one more page may open. @param pages open pages of the visitor @param connections open pages of everybody */
-  checkNewPage(key: string, pages: number, connections: number): Reason | undefined {
-    if (connections >= this.#limits.MAX_CONNECTIONS || this.#isOutOfFiles()) return "full";
-    if (pages >= this.#limits.MAX_PAGES_PER_VISITOR) return "visitor_pages";
-    return (this.#openPages.get(key) ?? 0) >= this.#limits.MAX_PAGES_PER_IP ? "address_pages" : undefined;
+  /** Whether one more page may open. */
+  checkNewPage(key: string, page: NewPage): Reason | undefined {
+    const { MAX_CONNECTIONS, MAX_PAGES_PER_VISITOR, MAX_PAGES_PER_IP } = this.#limits;
+    const places = page.isObserver ? MAX_CONNECTIONS * FULL_FOR_OBSERVERS : MAX_CONNECTIONS;
+    if (page.connections >= places || this.#isOutOfFiles()) return "full";
+    if (page.openPages >= MAX_PAGES_PER_VISITOR) return "visitor_pages";
+    const isFull = ([block, factor]: LimitBlock) => (this.#openPages.get(block) ?? 0) >= MAX_PAGES_PER_IP * factor;
+    return limitBlocks(key).some(isFull) ? "address_pages" : undefined;
   }
 
   pageOpened(key: string): void {
-    this.#openPages.set(key, (this.#openPages.get(key) ?? 0) + 1);
+    for (const [block] of limitBlocks(key)) this.#openPages.set(block, (this.#openPages.get(block) ?? 0) + 1);
   }
 
   pageClosed(key: string): void {
-    const left = (this.#openPages.get(key) ?? 1) - 1;
-    if (left > 0) this.#openPages.set(key, left);
-    else this.#openPages.delete(key);
+    for (const [block] of limitBlocks(key)) {
+      const left = (this.#openPages.get(block) ?? 1) - 1;
+      if (left > 0) this.#openPages.set(block, left);
+      else this.#openPages.delete(block);
+    }
   }
 }
 

@@ -35,11 +35,18 @@ export function parseSite(entry: string): AllowedSite | undefined {
   return { name: host, matches: ({ port, hostname }) => hostname === host && (port === "" || host === "localhost") };
 }
 
-/** Reads an Origin or a Referer. Undefined when it is missing, `null`, or neither http nor https. */
+const MAX_ORIGIN_LENGTH = 300; // a host name has at most 253 characters
+
+/** Reads an origin. Undefined when it is missing, `null`, longer than any origin, or neither http nor https. */
 export function webUrl(text: string | undefined): URL | undefined {
-  const url = text === undefined ? null : URL.parse(text);
+  if (text === undefined || text.length > MAX_ORIGIN_LENGTH) return undefined; // before a parser whose time is quadratic
+  const url = URL.parse(text);
   return url?.protocol === "https:" || url?.protocol === "http:" ? url : undefined;
 }
+
+/** The origin of a Referer, whose path may be long. */
+export const refererUrl = (text: string | undefined): URL | undefined =>
+  webUrl(/^https?:\/\/[^/?#\\\s]*/i.exec(text ?? "")?.[0]);
 
 const LOOPBACK_HOSTS = new Set(["localhost", "127.0.0.1", "[::1]"]);
 /** The site while SITES is unset: pages on this machine are counted, and pages of everybody else are refused. */
@@ -131,23 +138,46 @@ export const isValidHost = (host: string) =>
 
 /** What limits are counted by: an IPv4 address as it is, an IPv6 address by its /64, because one household owns all of it. */
 export function limitKey(address: string): string {
-  return address.includes(":") ? `${ipaddr.IPv6.networkAddressFromCIDR(`${address}/64`).toString()}/64` : address;
+  return address.includes(":") ? ipv6Block(address, 64) : address;
 }
 
-/** The address of a `limitKey` for a log line: enough to see a pattern, too little to identify a household. */
-export const coarseAddress = (key: string) =>
-  key.includes(":")
-    ? `${ipaddr.IPv6.networkAddressFromCIDR(key.replace("/64", "/48")).toString()}/48`
-    : key.replace(/\.\d+$/, ".x");
+const ipv6Block = (address: string, bits: number) =>
+  `${ipaddr.IPv6.networkAddressFromCIDR(`${address}/${bits}`).toString()}/${bits}`;
+
+/** A block of addresses, and how many times the limit of one address all of them together have. */
+export type LimitBlock = readonly [key: string, factor: number];
+
+/**
+ * The blocks that a `limitKey` is limited by. A provider gives its customer a /56 or a /48 of IPv6, which is 256 or
+ * 65,536 times a /64; such a block has twice or four times the limit of a single address.
+ */
+export function limitBlocks(key: string): readonly LimitBlock[] {
+  if (!key.includes(":")) return [[key, 1]];
+  const address = key.replace("/64", "");
+  return [
+    [key, 1],
+    [ipv6Block(address, 56), 2],
+    [ipv6Block(address, 48), 4],
+  ];
+}
+
+/** The address of a limit for a log line: enough to see a pattern, too little to identify a household. */
+export const coarseAddress = (key: string): string =>
+  key.includes(":") ? ipv6Block(key.replace(/\/\d+$/, ""), 48) : key.replace(/\.\d+$/, ".x");
 
 // What a request says about itself. The Host header decides which site is the service's own.
 
 const MAX_HEADER_LENGTH = 1_000; // the rest of a longer Origin or User-Agent is ignored
 
-export const hostOf = (c: Context): string => c.req.header("host") ?? "";
+/** The Host header, in lower case. HTTP/2 without TLS has none, and names the host in the URL instead. */
+export const hostOf = (c: Context): string => (c.req.header("host") ?? URL.parse(c.req.url)?.host ?? "").toLowerCase();
 export const originOf = (c: Context): string => c.req.header("origin")?.slice(0, MAX_HEADER_LENGTH) ?? "";
 export const userAgentOf = (c: Context): string => c.req.header("user-agent")?.slice(0, MAX_HEADER_LENGTH) ?? "";
 
 /** Whether the browser used https. Only a trusted proxy can tell. @param trustProxy how many proxies are trusted */
 export const isSecure = (c: Context, trustProxy: number): boolean =>
   trustProxy > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
+
+/** The origin under which the browser sees this service. */
+export const ownOrigin = (c: Context, trustProxy: number): string =>
+  `${isSecure(c, trustProxy) ? "https" : "http"}://${hostOf(c)}`;

@@ -3,7 +3,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import type { Context, Env, Handler, Hono } from "hono";
-import { hostOf, isSecure } from "./names.ts";
+import { ownOrigin } from "./names.ts";
 
 /** Files made by build.ts. The bundled server carries them inside; from source they are read from `dist/`. */
 export const ASSETS = [
@@ -50,7 +50,7 @@ const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#
 export function addOwnPages<E extends Env>(app: Hono<E>, assets: Assets, trustProxy: number): void {
   const page = (name: keyof Assets) => (c: Context) => {
     const nonce = randomBytes(16).toString("base64");
-    const origin = escapeHtml(`${isSecure(c, trustProxy) ? "https" : "http"}://${hostOf(c)}`);
+    const origin = escapeHtml(ownOrigin(c, trustProxy));
     c.header("Content-Security-Policy", CSP.replaceAll("{{nonce}}", nonce));
     c.header("X-Content-Type-Options", "nosniff");
     c.header("Cache-Control", "no-store");

@@ -119,8 +119,6 @@ export interface Cluster {
 export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore {
   /** What the engine is called on the dashboard. */
   readonly name: "embedded" | "redis";
-  /** Milliseconds since 1970, the same on all nodes. */
-  wallClock(): number;
   /** How many of its calls have failed. */
   readonly failures: number;
   /** Milliseconds since 1970, the same on all nodes. */

@@ -20,17 +20,20 @@ import {
 import type { LiveRoom, LiveSites } from "./live.ts";
 import { bucketOf, readingOf } from "./reading.ts";
 
-/** One view of a page, as the journal sees it. The journal alone changes the three fields that are not readonly. */
+/** One view of a page, as the journal sees it. The journal alone changes the fields that are not readonly. */
 export interface View {
   /** "" for an observer, who is not recorded. */
   readonly visitor: string;
   readonly room: RoomName;
+  beganAt: number;
   /** Since when the reader has been active; undefined while the reader is away. */
   activeSince: number | undefined;
   /** How long the reader was active before that. */
   activeMs: number;
   /** The reading time that is recorded of this view; undefined before the first time. */
   recordedSeconds: number | undefined;
+  /** False for an observer, and for a further view of the same page by the same visitor at the same time. */
+  isRecorded: boolean;
 }
 
 export interface JournalOptions {
@@ -54,6 +57,7 @@ interface RecordedPeak extends Peak {
   isStored: boolean;
 }
 
+const MIN_VIEW_MS = 1_000; // fifty moves in an instant are not fifty readings
 const MAX_VIEW_SECONDS = 3_600;
 const CACHE_MS = 60_000; // how old a peak and a median may be when pages show them
 const MAX_SUMS = 50_000; // what is kept in memory for an engine that cannot take it
@@ -78,18 +82,25 @@ export class Journal {
     this.#options = options;
   }
 
+  /** A view begins. @param isOnlyView whether the visitor has no other view of this page now */
+  beginView(view: View, isOnlyView: boolean, now: number): void {
+    view.beganAt = now;
+    view.activeSince = now;
+    view.activeMs = 0;
+    view.recordedSeconds = undefined;
+    view.isRecorded = isOnlyView && view.visitor !== "";
+  }
+
   /** The reader left the page, or came back to it. */
   setActive(view: View, isActive: boolean, now: number): void {
     if (view.activeSince !== undefined) view.activeMs += now - view.activeSince;
     view.activeSince = isActive ? now : undefined;
   }
 
-  /** The view is over. The same connection may begin another view, of another page. */
+  /** The view is over. */
   endView(view: View, now: number): void {
     this.#measure(view, now);
-    view.activeSince = now;
-    view.activeMs = 0;
-    view.recordedSeconds = undefined;
+    view.isRecorded = false;
   }
 
   /** Gives everything to the engine, views that still go on included. The journal keeps and retries what the engine refuses. */
@@ -182,9 +193,10 @@ export class Journal {
   /** Moves a view to the bucket that it has reached by now. */
   #measure(view: View, now: number): void {
     const { room, recordedSeconds: recorded } = view;
+    if (!view.isRecorded || now - view.beganAt < MIN_VIEW_MS) return;
     const running = view.activeSince === undefined ? 0 : now - view.activeSince;
     const seconds = Math.min(MAX_VIEW_SECONDS, (view.activeMs + running) / 1_000);
-    if (view.visitor === "" || seconds === recorded || !this.#isRecorded(room.site)) return;
+    if (seconds === recorded || !this.#recordsSite(room.site)) return;
     const bucket = bucketOf(seconds);
     if (recorded !== undefined && bucketOf(recorded) === bucket) this.#add(room, bucket, 0, seconds - recorded);
     else {
@@ -212,12 +224,12 @@ export class Journal {
     for (const { site, peak } of this.#options.live.takePeaks()) {
       const noted = this.#peaks.get(site);
       const isKnown = noted?.minute === minute && noted.peak >= peak;
-      if (peak > 0 && !isKnown && this.#isRecorded(site))
+      if (peak > 0 && !isKnown && this.#recordsSite(site))
         this.#peaks.set(site, { site, minute, peak, isStored: false });
     }
   }
 
-  #isRecorded(site: string): boolean {
+  #recordsSite(site: string): boolean {
     if (this.#options.listedSites.has(site) || this.#unlistedSites.has(site)) return true;
     if (this.#unlistedSites.size >= MAX_UNLISTED_SITES) return false;
     this.#unlistedSites.add(site);

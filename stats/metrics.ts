@@ -15,6 +15,7 @@ export interface Sources {
   readonly connections: LiveConnections;
   readonly journal: { readonly failures: number };
   readonly engine: { readonly failures: number };
+  readonly droppedLines: () => number;
 }
 
 /** How often requests were refused for one reason since the start. */
@@ -82,7 +83,10 @@ export function createMetrics(): Metrics {
 }
 
 /** Registers the gauges, and returns the functions that bring them up to date. */
-function gauges(registry: Registry, { live, listedSites, connections, journal, engine }: Sources): (() => void)[] {
+function gauges(
+  registry: Registry,
+  { live, listedSites, connections, journal, engine, droppedLines }: Sources,
+): (() => void)[] {
   const registers = [registry];
   const { counters } = connections;
   const single = (name: string, help: string, read: () => number) => {
@@ -110,6 +114,7 @@ function gauges(registry: Registry, { live, listedSites, connections, journal, e
     single("headcount_slow_readers_total", "Sockets closed because too much was unread", () => counters.slow),
     single("headcount_journal_errors_total", "Times the journal could not be written", () => journal.failures),
     single("headcount_engine_errors_total", "Calls of the engine that failed", () => engine.failures),
+    single("headcount_log_lines_dropped_total", "Log lines that nobody read in time", droppedLines),
     single("process_resident_memory_bytes", "Resident memory", () => process.memoryUsage.rss()),
     single("process_start_time_seconds", "When this process started", () => performance.timeOrigin / 1_000),
   ];

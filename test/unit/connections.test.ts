@@ -184,6 +184,21 @@ describe("connections: frames", () => {
     expect(hasty.socket.closed).toEqual({ code: 1008, reason: "too many messages" });
   });
 
+  test("control frames count as messages, except the pong that answers a ping", async () => {
+    const { service, connections, clock } = await setUp();
+    const polite = connect(service, "ann");
+    for (let i = 0; i < 200; i += 1) {
+      clock.time += HEARTBEAT_MS;
+      connections.heard(polite.connection); // so that the sweep finds it alive
+      connections.sweep();
+      connections.heard(polite.connection);
+    }
+    expect(polite.socket.closed).toBeUndefined();
+    const noisy = connect(service, "ben");
+    for (let i = 0; i < 61; i += 1) connections.heard(noisy.connection);
+    expect(noisy.socket.closed?.code).toBe(1008);
+  });
+
   test("a reader that leaves 64 KiB unread is terminated and counted", async () => {
     const { service, connections } = await setUp();
     const slow = connect(service, "ann");

@@ -19,6 +19,7 @@ function setUp(change: (engine: StatsStore) => StatsStore = (engine) => engine) 
   const open = (visitor: string, page = "/", site = "example.com") => {
     const connection = new Connection(visitor, "192.0.2.1", clock.now);
     rooms.open(connection, site, page, clock.now);
+    journal.beginView(connection, rooms.isOnlyConnection(connection), clock.now);
     return connection;
   };
   const pass = (seconds: number) => {
@@ -79,6 +80,16 @@ describe("journal", () => {
     journal.setActive(page, false, clock.now);
     await journal.record([page], clock.now);
     expect(await reading()).toMatchObject({ views: 1, seconds: 3_600 });
+  });
+
+  test("journal: a view under a second is no reading, and one visitor has one reading of a page at a time", async () => {
+    const { journal, open, pass, clock, reading } = setUp();
+    const views = Array.from({ length: 20 }, () => open("ann"));
+    for (const view of views.slice(10)) journal.endView(view, clock.now + 999);
+    pass(60);
+    for (const view of views.slice(0, 10)) journal.endView(view, clock.now);
+    await journal.record([], clock.now);
+    expect(await reading()).toMatchObject({ views: 1, seconds: 60 });
   });
 
   test("journal: observers are not recorded", async () => {

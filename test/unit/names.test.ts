@@ -1,5 +1,5 @@
-import { describe, expect, test } from "bun:test";
-import { AllowedSites, clientAddress, limitKey, pageName, parseSite } from "../../edge/names.ts";
+import { describe, expect, spyOn, test } from "bun:test";
+import { AllowedSites, clientAddress, limitKey, pageName, parseSite, refererUrl, webUrl } from "../../edge/names.ts";
 import { Guard } from "../../edge/guard.ts";
 import { readSettings } from "../../server.ts";
 
@@ -119,6 +119,28 @@ describe("pages and addresses", () => {
       expect(() => readSettings({ DENY: entry })).toThrow("Cannot read DENY");
     },
   );
+
+  test("names: no parser whose time is quadratic ever sees a long text", () => {
+    const seen = { normalize: 0, parse: 0 };
+    const normalize = spyOn(String.prototype, "normalize").mockImplementation(function spy(this: string) {
+      seen.normalize = Math.max(seen.normalize, this.length);
+      return this;
+    });
+    const parse = spyOn(URL, "parse").mockImplementation((text) => {
+      seen.parse = Math.max(seen.parse, text.length);
+      return null;
+    });
+    const odd = "a\u0315\u0300".repeat(20_000);
+    for (const read of [pageName, webUrl, refererUrl])
+      for (const text of [odd, `/${odd}`, `https://${odd}.example`, `https://a.example/${odd}`, `/x?${odd}`])
+        read(text);
+    normalize.mockRestore();
+    parse.mockRestore();
+    expect(seen.normalize).toBeLessThanOrEqual(1_024);
+    expect(seen.parse).toBeLessThanOrEqual(300);
+    expect(seen.parse).toBeGreaterThan(0);
+    expect(refererUrl(`https://example.com/${"x".repeat(5_000)}`)?.host).toBe("example.com");
+  });
 
   test("addresses: limits see IPv6 by /64", () => {
     expect(limitKey("2001:db8:1:2:3:4:5:6")).toBe(limitKey("2001:db8:1:2::9"));

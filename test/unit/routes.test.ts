@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import type { Connection } from "../../server.ts";
 import { authorizationOf } from "../support/client.ts";
-import { PASSWORD, testService, viewer } from "../support/unit.ts";
+import { FakeClock, PASSWORD, testService, viewer } from "../support/unit.ts";
 
 const FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 const OPERATOR = { Authorization: authorizationOf(PASSWORD) };
@@ -10,7 +10,8 @@ const answer = async (response: Response) => (await response.json()) as { token:
 
 /** The routes over real parts; `connect` lets a connection in as the runtime would. */
 async function setUp(environment: Record<string, string> = {}) {
-  const service = await testService(environment);
+  const clock = new FakeClock();
+  const service = await testService(environment, clock);
   const { app } = service;
   const admitted: Connection[] = [];
   const upgrade = (connection: Connection) => {
@@ -31,7 +32,7 @@ async function setUp(environment: Record<string, string> = {}) {
   const ticket = async (body: object = {}) => (await granted(body)).token;
   const connect = async (ticketText: string, headers: Record<string, string> = {}) =>
     request(`/ws?token=${ticketText}`, { headers: { Upgrade: "websocket", ...headers } });
-  return { ...service, admitted, request, token, granted, ticket, connect };
+  return { ...service, clock, admitted, request, token, granted, ticket, connect };
 }
 
 describe("routes", () => {
@@ -47,7 +48,7 @@ describe("routes", () => {
   });
 
   test("routes: a handshake that the runtime refuses leaves nobody counted after grace", async () => {
-    const { app, connections, ticket, rooms } = await setUp();
+    const { app, connections, ticket, rooms, clock } = await setUp();
     const headers = { Upgrade: "websocket", Origin: "https://example.com", Host: "count.example" };
     const response = await app.request(
       `/ws?token=${await ticket()}`,
@@ -56,7 +57,7 @@ describe("routes", () => {
     );
     expect(response.status).toBe(400);
     expect(connections.size).toBe(0);
-    rooms.tick(performance.now() + 6_000);
+    rooms.tick(clock.time + 6_000);
     expect(rooms.count("example.com") ?? 0).toBe(0);
   });
 
@@ -89,13 +90,13 @@ describe("routes", () => {
       expect(cookie).toContain(part);
   });
 
-  test("routes: ten times over the token limit an address is denied everything, and others are not", async () => {
+  test("routes: ten times over the token limit an address may not come in, but may still look", async () => {
     const { token, request } = await setUp({ MAX_TOKENS_PER_IP: "2" });
     const seen = [];
     for (let i = 0; i < 22; i += 1) seen.push((await token({ observe: true })).status);
     expect(seen).toEqual([200, 200, ...Array.from({ length: 19 }, () => 429), 403]);
-    expect((await request("/count")).status).toBe(403);
-    expect((await request("/count", {}, "192.0.2.2")).status).toBe(200);
+    expect((await token({ observe: true }, {}, "192.0.2.2")).status).toBe(200);
+    for (const path of ["/count", "/healthz", "/", "/widget.js"]) expect((await request(path)).status).toBe(200);
   });
 
   test("routes: an Origin that is none, or not of SITES, is refused and uses up nothing", async () => {
@@ -197,10 +198,11 @@ describe("routes", () => {
   });
 
   test("routes: reading times are told for a page, and for a site most read first", async () => {
-    const { request, connections, ticket, connect, admitted, engine } = await setUp();
+    const { request, connections, ticket, connect, admitted, engine, clock } = await setUp();
     const sums = (page: string, seconds: number) => ({ site: "example.com", page, bucket: 13, views: 1, seconds });
     await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [] });
     await connect(await ticket({ page: "/c" }));
+    clock.time += 2_000;
     for (const connection of admitted) connections.closed(connection);
     await connections.record();
     const body = async (path: string) => (await request(path)).json();
@@ -249,5 +251,42 @@ describe("routes", () => {
     const response = await app.request(`/ws?token=${await ticket()}`, { headers }, { address: "192.0.2.1", upgrade });
     expect(response.status).toBe(500);
     expect(await response.text()).not.toMatch(/secret|server\.ts/);
+  });
+
+  test("routes: with IDENTITY=hash, new visitors of an address are limited too", async () => {
+    const { token } = await setUp({ IDENTITY: "hash", MAX_VISITORS_PER_IP: "5" });
+    const statuses = [];
+    for (let i = 0; i < 8; i += 1) statuses.push((await token({}, { "User-Agent": `${FIREFOX} ${i}` })).status);
+    expect(statuses).toEqual([200, 200, 200, 200, 200, 429, 429, 429]);
+    expect((await token({}, { "User-Agent": `${FIREFOX} 0` })).status).toBe(200); // known already
+  });
+
+  test("routes: a foreign page learns from /check/request whether a site is allowed, and nothing else", async () => {
+    const { request } = await setUp({ TRUST_PROXY: "1" });
+    const path = "/check/request?site=https://example.com";
+    const headers = { "X-Forwarded-For": "10.0.0.7, 192.0.2.9" };
+    const foreign = await (await request(path, { headers })).json();
+    expect(foreign).toEqual({ site: "example.com" });
+    const own = await (await request(path, { headers: { ...headers, Origin: "http://count.example" } })).json();
+    expect(own).toMatchObject({ site: "example.com", address: "192.0.2.9", host: "count.example" });
+  });
+
+  test("routes: the service's own site has one name, whatever the case of Host", async () => {
+    const { request, connect, ticket, token } = await setUp();
+    const own = { Host: "Count.Example", Origin: "http://count.example" };
+    const { token: good } = await answer(await token({}, own));
+    expect((await connect(good, own)).status).toBe(101);
+    expect(await ticket()).toBeTruthy();
+    const count = await (await request("/count", { headers: { Host: "COUNT.example", Origin: "" } })).json();
+    expect(count).toMatchObject({ site: 1 });
+  });
+
+  test("routes: the service's own page is counted under the entry of SITES that covers it", async () => {
+    const { request, connect, token } = await setUp({ SITES: "*.example.com" });
+    const own = { Host: "count.example.com", Origin: "http://count.example.com" };
+    const { token: good } = await answer(await token({}, own));
+    expect((await connect(good, own)).status).toBe(101);
+    const count = await (await request("/count", { headers: { Host: "count.example.com", Origin: "" } })).json();
+    expect(count).toMatchObject({ site: 1 });
   });
 });

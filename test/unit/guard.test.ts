@@ -1,0 +1,64 @@
+import { describe, expect, test } from "bun:test";
+import { Guard } from "../../edge/guard.ts";
+import { limitKey } from "../../edge/names.ts";
+import { readSettings } from "../../server.ts";
+
+const visitor = { isObserver: false, openPages: 0, connections: 0 };
+const ipv6 = (group3: number, group4: number) => limitKey(`2001:db8:${group3.toString(16)}:${group4.toString(16)}::1`);
+
+/** Opens pages from one key after the other until one is refused. */
+function openUntilRefused(guard: Guard, keys: Iterable<string>, pagesPerKey: number): number {
+  let opened = 0;
+  for (const key of keys)
+    for (let i = 0; i < pagesPerKey && guard.checkNewPage(key, visitor) === undefined; i += 1) {
+      guard.pageOpened(key);
+      opened += 1;
+    }
+  return opened;
+}
+
+describe("guard", () => {
+  test("a /48 of IPv6 has four times the pages of one address, a /56 twice, and others keep theirs", () => {
+    const settings = readSettings({ MAX_PAGES_PER_IP: "10", MAX_CONNECTIONS: "2000" });
+    const guard = new Guard(settings);
+    const in56 = Array.from({ length: 50 }, (_, i) => ipv6(1, i)); // 2001:db8:1:0::/56
+    expect(openUntilRefused(guard, in56, 10)).toBe(20);
+    const in48 = Array.from({ length: 500 }, (_, i) => ipv6(1, i * 100));
+    expect(openUntilRefused(guard, in48, 10)).toBe(20);
+    expect(openUntilRefused(guard, [ipv6(2, 1)], 20)).toBe(10);
+    expect(openUntilRefused(guard, ["192.0.2.1"], 20)).toBe(10);
+  });
+
+  test("pages that close make room again in every block", () => {
+    const guard = new Guard(readSettings({ MAX_PAGES_PER_IP: "1" }));
+    for (let i = 0; i < 100; i += 1) {
+      const key = ipv6(1, i * 256);
+      expect(guard.checkNewPage(key, visitor)).toBeUndefined();
+      guard.pageOpened(key);
+      guard.pageClosed(key);
+    }
+  });
+
+  test("token requests and new visitors of a /48 are limited together", () => {
+    const guard = new Guard(readSettings({ MAX_TOKENS_PER_IP: "5", MAX_VISITORS_PER_IP: "5" }));
+    const keys = Array.from({ length: 200 }, (_, i) => ipv6(1, i * 256));
+    expect(keys.filter((key) => guard.checkTokenRequest(key) === undefined)).toHaveLength(20);
+    expect(keys.filter((key) => guard.checkNewVisitor(key) === undefined)).toHaveLength(20);
+    expect(guard.checkTokenRequest(ipv6(2, 1))).toBeUndefined();
+  });
+
+  test("a /48 that asks for ten times its limit is banned as a whole", () => {
+    const guard = new Guard(readSettings({ MAX_TOKENS_PER_IP: "2" }));
+    for (let i = 0; i < 100; i += 1) guard.checkTokenRequest(ipv6(1, i * 256));
+    expect(guard.checkBan(ipv6(1, 9))).toBe("address");
+    expect(guard.checkBan(ipv6(2, 9))).toBeUndefined();
+  });
+
+  test("when the service is nearly full, observers are refused first", () => {
+    const guard = new Guard(readSettings({ MAX_CONNECTIONS: "100" }));
+    const at = (connections: number, isObserver: boolean) =>
+      guard.checkNewPage("192.0.2.1", { isObserver, openPages: 0, connections });
+    expect([at(89, true), at(90, true)]).toEqual([undefined, "full"]);
+    expect([at(99, false), at(100, false)]).toEqual([undefined, "full"]);
+  });
+});
