@@ -9,15 +9,16 @@
 
 /* oxlint-disable no-await-in-loop -- one thing is measured at a time */
 
-import { RedisEngine } from "../../redis.ts";
-import { type OpenPage, Rooms } from "../../server.ts";
+import { RedisEngine } from "../../engine/redis.ts";
+import { Rooms, type Viewer } from "../../server.ts";
 import { RedisServer } from "../support/redis.ts";
+import { viewer } from "../support/unit.ts";
 import { sleep, until } from "../support/waiting.ts";
 
 interface Node {
   readonly rooms: Rooms;
   readonly engine: RedisEngine;
-  readonly pages: OpenPage[];
+  readonly connections: Viewer[];
   stale: boolean;
 }
 
@@ -46,27 +47,26 @@ let nonces = 0;
 async function open(redis: RedisServer): Promise<Node> {
   const engine = await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: () => {} });
   await engine.secret("signing", "");
-  const rooms: Rooms = new Rooms(
-    0,
-    engine.share({
-      total: (room, total) => rooms.setTotal(room, total, performance.now()),
-      stale: (stale) => (node.stale = stale),
-    }),
-  );
+  const rooms = new Rooms(0, engine.cluster);
+  const node: Node = { rooms, engine, connections: [], stale: false };
+  engine.cluster.listen({
+    total: (room, total) => rooms.setTotal(room, total),
+    stale: (stale) => (node.stale = stale),
+  });
   setInterval(() => rooms.tick(performance.now()), 50).unref();
-  const node: Node = { rooms, engine, pages: [], stale: false };
   return node;
 }
 
-function enter({ rooms, pages }: Node): void {
+function enter({ rooms, connections }: Node): void {
   visitors += 1;
-  const visitor = `visitor-${visitors}`.padEnd(22, "x"); // as long as a real one
-  pages.push(rooms.open(visitor, SITE, `/articles/${visitors % PAGES}`, "", performance.now()));
+  const connection = viewer(`visitor-${visitors}`.padEnd(22, "x")); // as long as a real one
+  rooms.open(connection, SITE, `/articles/${visitors % PAGES}`, performance.now());
+  connections.push(connection);
 }
 
-function leave({ rooms, pages }: Node): void {
-  const page = pages.pop();
-  if (page !== undefined) rooms.close(page, performance.now());
+function leave({ rooms, connections }: Node): void {
+  const connection = connections.pop();
+  if (connection !== undefined) rooms.close(connection, performance.now());
 }
 
 const waits: number[] = [];
@@ -74,7 +74,7 @@ const waits: number[] = [];
 async function join(node: Node): Promise<void> {
   nonces += 1;
   const from = performance.now();
-  await node.engine.spend({ visitor: "", page: "/", expires: Date.now() + 30_000, nonce: nonces }, Date.now());
+  await node.engine.spend({ expires: Date.now() + 30_000, nonce: nonces }, Date.now());
   waits.push(performance.now() - from);
   enter(node);
 }
@@ -183,7 +183,7 @@ async function measure(count: number): Promise<void> {
 }
 
 async function rebuild(redis: RedisServer, node: Node): Promise<void> {
-  while (node.pages.length > REBUILT) leave(node);
+  while (node.connections.length > REBUILT) leave(node);
   await allShow([node], REBUILT);
   await redis.client.flushall();
   const from = performance.now();
