@@ -71,9 +71,12 @@ import {
 } from "./edge/names.ts";
 import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
 import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS } from "./engine/engine.ts";
+import { createCalendar, isTimeZone } from "./stats/calendar.ts";
 import { Journal, type View } from "./stats/journal.ts";
+import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
 import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
+import { type TotalNumbers, Totals } from "./stats/totals.ts";
 
 // ── 1. Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
 // The environment, read once at the start. All wrong settings are reported together, and the service does not start.
@@ -118,6 +121,7 @@ const Environment = v.object({
   ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
   GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
   HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them are below nginx's 60 s
+  TZ: v.optional(v.pipe(v.string(), v.check(isTimeZone, "a time zone such as Europe/Berlin")), "UTC"),
   TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds"), "30"),
   MAX_PAGES_PER_VISITOR: v.optional(limit, "20"),
   MAX_PAGES_PER_IP: v.optional(limit, "200"), // an office, or a school
@@ -166,15 +170,18 @@ export interface Claims {
   readonly page: string;
   /** Milliseconds since 1970. */
   readonly expires: number;
+  /** Whether this continues a view that was counted: the page has lost its connection. */
+  readonly isContinued: boolean;
   /** Makes the token single use. A nonce is unique, not secret: nobody gains by guessing it. */
   readonly nonce: number;
 }
 
 /** What is inside a token. The signature vouches for this shape. */
-type Payload = [visitor: string, page: string, expires: number, nonce: number];
+type Payload = [visitor: string, page: string, expires: number, nonce: number, isContinued: 0 | 1];
 
 const SIGNATURE_LENGTH = 22; // 128 bits in base64url
-const VISITOR_ID_LENGTH = 22;
+/** 128 random bits, and the day of minting in base 36. Ids of version 0.1 have no day. */
+const VISITOR_ID = /^[\w-]{22}(?:[0-9a-z]{4})?$/;
 
 export class Signer {
   readonly #key: KeyObject;
@@ -191,14 +198,14 @@ export class Signer {
   /** The id, if this service signed it for this site. */
   readVisitor(site: string, signed: string | undefined): string | undefined {
     const [id = "", signature = "", ...rest] = signed?.split(".") ?? [];
-    const isValid =
-      rest.length === 0 && id.length === VISITOR_ID_LENGTH && this.#verify(signature, "visitor", site, id);
+    const isValid = rest.length === 0 && VISITOR_ID.test(id) && this.#verify(signature, "visitor", site, id);
     return isValid ? id : undefined;
   }
 
   /** The signature binds the token to an origin: whoever presents the token must send the same Origin. */
-  signToken(origin: string, { visitor, page, expires, nonce }: Claims): string {
-    const payload = Buffer.from(JSON.stringify([visitor, page, expires, nonce])).toString("base64url");
+  signToken(origin: string, { visitor, page, expires, nonce, isContinued }: Claims): string {
+    const claims: Payload = [visitor, page, expires, nonce, isContinued ? 1 : 0];
+    const payload = Buffer.from(JSON.stringify(claims)).toString("base64url");
     return `${payload}.${this.#sign("token", origin, payload)}`;
   }
 
@@ -206,8 +213,9 @@ export class Signer {
   readToken(origin: string, token: string, now: number): Claims | undefined {
     const [payload = "", signature = "", ...rest] = token.split(".");
     if (rest.length > 0 || !this.#verify(signature, "token", origin, payload)) return undefined;
-    const [visitor, page, expires, nonce] = JSON.parse(Buffer.from(payload, "base64url").toString()) as Payload;
-    return expires > now ? { visitor, page, expires, nonce } : undefined;
+    const claims = JSON.parse(Buffer.from(payload, "base64url").toString()) as Payload;
+    const [visitor, page, expires, nonce, isContinued] = claims;
+    return expires > now ? { visitor, page, expires, nonce, isContinued: isContinued === 1 } : undefined;
   }
 
   #sign(...parts: string[]): string {
@@ -232,7 +240,12 @@ export function hashVisitor(salt: string, site: string, address: string, userAge
 
 /** 48 random bits. With a million live tokens, one new token in 280 million meets a used nonce, and its page asks again. */
 const newNonce = () => randomBytes(6).readUIntBE(0, 6);
-const newVisitor = () => randomBytes(16).toString("base64url");
+/** @param day the day on which the id is minted */
+export const newVisitor = (day: number): string =>
+  randomBytes(16).toString("base64url") + day.toString(36).padStart(4, "0");
+
+/** On which day an id was minted; undefined for an id that does not tell. */
+export const mintedOn = (id: string): number | undefined => (id.length === 26 ? parseInt(id.slice(22), 36) : undefined);
 
 // ── 3. Rooms ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The core: who is counted, and which numbers are published to whom. No clock, no socket, no I/O: `now` is an argument,
@@ -600,6 +613,8 @@ export class Connection implements Viewer, View {
 
   /** The key by which the limits of its address are counted. */
   readonly addressKey: string;
+  /** Whether the view of this connection was counted before, and has only lost its socket. */
+  readonly isContinued: boolean;
   /** undefined until the upgrade is complete */
   socket: Socket | undefined = undefined;
   lastHeardAt: number;
@@ -609,9 +624,10 @@ export class Connection implements Viewer, View {
   /** When all messages so far would have been allowed at the steady rate (the generic cell rate algorithm). */
   rateLimitedUntil: number;
 
-  constructor(visitor: string, addressKey: string, now: number) {
+  constructor(visitor: string, addressKey: string, isContinued: boolean, now: number) {
     this.visitor = visitor;
     this.addressKey = addressKey;
+    this.isContinued = isContinued;
     this.lastHeardAt = now;
     this.pingAt = now;
     this.repeatAt = now;
@@ -620,7 +636,9 @@ export class Connection implements Viewer, View {
 }
 
 /** What a frame tells. Numbers that are not known are left out. */
-type Numbers = Partial<Record<"site" | "page" | "peak" | "read", number | undefined>> & { stale?: boolean };
+type Numbers = Partial<Record<"site" | "page" | "peak" | "read" | keyof TotalNumbers, number | undefined>> & {
+  stale?: boolean;
+};
 
 /** Where time and chance come from. */
 export interface Clock {
@@ -641,6 +659,7 @@ export interface ConnectionsOptions {
   readonly rooms: Rooms;
   readonly guard: Guard;
   readonly journal: Journal;
+  readonly totals: Totals;
   readonly heartbeatMs: number;
   /** Is told how long each change waited until it had been sent to everybody, in milliseconds. */
   readonly onBroadcast?: (delayMs: number) => void;
@@ -673,6 +692,7 @@ export class Connections {
   readonly #rooms: Rooms;
   readonly #guard: Guard;
   readonly #journal: Journal;
+  readonly #totals: Totals;
   readonly #heartbeatMs: number;
   readonly #onBroadcast: (delayMs: number) => void;
   readonly #clock: Clock;
@@ -686,6 +706,7 @@ export class Connections {
     this.#rooms = options.rooms;
     this.#guard = options.guard;
     this.#journal = options.journal;
+    this.#totals = options.totals;
     this.#heartbeatMs = options.heartbeatMs;
     this.#onBroadcast = options.onBroadcast ?? (() => {});
     this.#clock = options.clock ?? systemClock;
@@ -717,13 +738,13 @@ export class Connections {
   }
 
   /** Counts a connection from now on. Its socket must follow within 5 s. */
-  admit(site: string, { visitor, page }: Claims, addressKey: string): Connection {
+  admit(site: string, { visitor, page, isContinued }: Claims, addressKey: string): Connection {
     const now = this.#clock.now();
-    const connection = new Connection(visitor, addressKey, now);
+    const connection = new Connection(visitor, addressKey, isContinued, now);
     connection.pingAt += this.#clock.random() * this.#heartbeatMs; // spread, so that pings do not come all at once
     connection.repeatAt += REPEAT_MS;
     this.#rooms.open(connection, site, page, now);
-    this.#journal.beginView(connection, this.#rooms.isOnlyConnection(connection), now);
+    this.#journal.beginView(connection, { isOnlyView: this.#rooms.isOnlyConnection(connection), isContinued }, now);
     this.#guard.pageOpened(addressKey);
     this.#open.add(connection);
     this.flushSoon();
@@ -735,6 +756,7 @@ export class Connections {
     if (!this.#open.has(connection)) return socket.close(CLOSE.goingAway, ""); // the upgrade took too long
     connection.socket = socket;
     connection.lastHeardAt = this.#clock.now();
+    if (!connection.isContinued) this.#countView(connection);
     if (this.#reconnectWindow === undefined) this.#sendAll(connection);
     else socket.close(CLOSE.restart, this.#reconnectWindow); // it was not there when the drain began
   }
@@ -769,7 +791,7 @@ export class Connections {
     const now = this.#clock.now();
     connection.socket = undefined;
     this.#guard.pageClosed(connection.addressKey);
-    this.#journal.endView(connection, now);
+    this.#journal.endView(connection, true, now);
     this.#rooms.close(connection, now);
   }
 
@@ -800,10 +822,19 @@ export class Connections {
     this.flush();
   });
 
-  /** Brings peak and median up to date. A change is sent to this connection now, and to others when they are repeated to. */
+  /**
+   * Counts the visitor of today, and brings peak, median and totals up to date. A new peak or median is sent to this
+   * connection now, and to others when their numbers are repeated.
+   */
   async refresh(connection: Connection): Promise<void> {
-    const { site, room } = connection;
-    if (await this.#journal.refresh(site.room, room, this.#clock.now())) this.#sendAll(connection);
+    const { visitor, site, room } = connection;
+    const now = this.#clock.now();
+    if (visitor !== "") await this.#totals.countVisitor(room.site, visitor);
+    const [hasChanged] = await Promise.all([
+      this.#journal.refresh(site.room, room, now),
+      this.#totals.refresh(room.site, room.page ?? "", now),
+    ]);
+    if (hasChanged) this.#sendAll(connection);
   }
 
   /** Frees connections that never opened, closes silent ones, pings and repeats when it is time. */
@@ -825,8 +856,9 @@ export class Connections {
   }
 
   /** Gives the journal's sums to the engine. */
-  record(): Promise<void> {
-    return this.#journal.record(this.#open, this.#clock.now());
+  async record(): Promise<void> {
+    await this.#journal.record(this.#open, this.#clock.now());
+    await this.#totals.countWaiting(); // those whom the engine did not take before
   }
 
   /** Starts the timers that drive all of this. @returns a function that stops them */
@@ -865,9 +897,11 @@ export class Connections {
   /** The tab shows another page: a new view begins, with a first frame of its own. */
   #move(connection: Connection, page: string, now: number): void {
     if (page === connection.room.page) return;
-    this.#journal.endView(connection, now);
+    this.#journal.endView(connection, false, now);
     this.#rooms.move(connection, page, now);
-    this.#journal.beginView(connection, this.#rooms.isOnlyConnection(connection), now);
+    const isOnlyView = this.#rooms.isOnlyConnection(connection);
+    this.#journal.beginView(connection, { isOnlyView, isContinued: false }, now);
+    this.#countView(connection);
     this.#sendAll(connection);
     this.refresh(connection).catch(report);
     this.flushSoon();
@@ -894,12 +928,17 @@ export class Connections {
     }
   }
 
+  #countView({ visitor, room }: Connection): void {
+    if (visitor !== "") this.#totals.countView(room.site, room.page ?? "");
+  }
+
   /** Sends all numbers that the connection may show. */
   #sendAll(connection: Connection, more: Numbers = {}): void {
     const { site, room } = connection;
     const peak = this.#journal.dayPeak(site.room);
     const read = this.#journal.median(room);
-    this.#send(connection, this.#frame({ site: site.room.total, page: room.total, peak, read, ...more }));
+    const totals = this.#totals.numbers(room.site, room.page ?? "");
+    this.#send(connection, this.#frame({ site: site.room.total, page: room.total, peak, read, ...totals, ...more }));
   }
 
   #frame(numbers: Numbers): string {
@@ -979,16 +1018,24 @@ export interface AppOptions {
   readonly rooms: Rooms;
   readonly connections: Connections;
   readonly journal: Journal;
+  readonly totals: Totals;
   readonly engine: Engine;
   readonly metrics: Metrics;
   readonly assets: Assets;
+  /** The day that it is now, on the calendar of TZ. */
+  readonly today: () => number;
   /** The password of the user `admin`. */
   readonly password: string;
 }
 
 const TokenRequest = v.pipe(
   v.custom<object>((body) => !Array.isArray(body)), // valibot takes an array for an object
-  v.object({ page: v.optional(v.string()), visitor: v.optional(v.string()), observe: v.optional(v.boolean()) }),
+  v.object({
+    page: v.optional(v.string()),
+    visitor: v.optional(v.string()),
+    observe: v.optional(v.boolean()),
+    again: v.optional(v.boolean()),
+  }),
 );
 const MAX_BODY_BYTES = 4_096;
 const CACHED_ORIGINS = 1_000;
@@ -1100,11 +1147,11 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
 /** `POST /token`: weighs a visitor and hands out a ticket for the socket. */
 function addTokenRoute(
   app: Hono<App>,
-  { settings, allowedSites, signer, guard, connections, engine, metrics }: AppOptions,
+  { settings, allowedSites, signer, guard, connections, engine, metrics, today }: AppOptions,
   refuse: Refuse,
 ): void {
   const embedderOf = createEmbedderLookup(allowedSites);
-  const identify = createIdentify(settings, signer, engine);
+  const identify = createIdentify(settings, signer, engine, today);
   const bots = new LRUCache<string, boolean>({ max: CACHED_USER_AGENTS, memoMethod: (userAgent) => isbot(userAgent) });
   const isCrawler = (c: RequestContext) => bots.memo(userAgentOf(c));
 
@@ -1118,7 +1165,7 @@ function addTokenRoute(
     const text = await c.req.text().catch(() => "cut off"); // which is not JSON, and therefore refused
     const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
     if (!body.success) return refuse(c, "body");
-    const { page: rawPage = "/", visitor: stored, observe = false } = body.output;
+    const { page: rawPage = "/", visitor: stored, observe = false, again = false } = body.output;
     const page = pageName(rawPage);
     if (page === undefined) return refuse(c, "page");
     const { visitor, isNew } = observe ? { visitor: "", isNew: false } : await identify(c, site, stored);
@@ -1126,7 +1173,7 @@ function addTokenRoute(
       (isNew ? guard.checkNewVisitor(addressKey) : undefined) ?? connections.refusal(site, visitor, addressKey);
     if (refused !== undefined) return refuse(c, refused);
     const expires = engine.wallClock() + settings.TOKEN_TTL_SECONDS * 1_000;
-    const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce() });
+    const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce(), isContinued: again });
     metrics.tokens.inc();
     c.header("Cache-Control", "no-store");
     if (observe || settings.IDENTITY === "hash") return c.json({ token });
@@ -1179,7 +1226,7 @@ function limitBody(refuse: Refuse): MiddlewareHandler<App> {
 }
 
 /** Returns a function that tells who asks: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
-function createIdentify(settings: Settings, signer: Signer, engine: Engine) {
+function createIdentify(settings: Settings, signer: Signer, engine: Engine, today: () => number) {
   let salt = { day: "", value: "" };
   const seen = new LRUCache<string, true>({ max: CACHED_HASH_VISITORS });
   return async (c: RequestContext, site: string, stored: string | undefined) => {
@@ -1193,7 +1240,7 @@ function createIdentify(settings: Settings, signer: Signer, engine: Engine) {
     }
     const cookie = getCookie(c, cookieName(site, isSecure(c, settings.TRUST_PROXY)));
     const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, stored);
-    return { visitor: known ?? newVisitor(), isNew: known === undefined };
+    return { visitor: known ?? newVisitor(today()), isNew: known === undefined };
   };
 }
 
@@ -1398,10 +1445,15 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const rooms = new Rooms(settings.GRACE_SECONDS * 1_000, engine.cluster);
   const listedSites = allowedSites.names;
   const wallClock = () => engine.wallClock();
-  const journal = new Journal({ store: engine, live: rooms, listedSites, wallClock, log });
+  const sites = new RecordedSites(listedSites);
+  const calendar = createCalendar(settings.TZ);
+  const today = () => calendar(engine.wallClock());
+  const dayOfMinting = settings.IDENTITY === "hash" ? today : mintedOn; // a hash lasts a day
+  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: dayOfMinting, sites, report });
+  const journal = new Journal({ store: engine, live: rooms, totals, sites, wallClock, log });
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
-  const connections = new Connections({ rooms, guard, journal, heartbeatMs, onBroadcast, clock });
+  const connections = new Connections({ rooms, guard, journal, totals, heartbeatMs, onBroadcast, clock });
   metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines });
   engine.cluster?.listen({
     total: (room, total) => {
@@ -1411,19 +1463,8 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     stale: (stale) => connections.setStale(stale),
   });
   const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
-  const parts = {
-    settings,
-    allowedSites,
-    signer,
-    guard,
-    rooms,
-    connections,
-    journal,
-    engine,
-    metrics,
-    assets,
-    password,
-  };
+  const stats = { journal, totals, today, metrics };
+  const parts = { settings, allowedSites, signer, guard, rooms, connections, engine, assets, password, ...stats };
   return { ...parts, clock, app: createApp(parts) };
 }
 

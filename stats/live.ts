@@ -36,6 +36,29 @@ export interface LiveConnections {
   };
 }
 
+const MAX_UNLISTED_SITES = 100;
+
+/**
+ * The sites that statistics are kept of: the sites of SITES, and of the others, which a Host header can invent, the first
+ * hundred.
+ */
+export class RecordedSites {
+  readonly listed: ReadonlySet<string>;
+  readonly #unlisted = new Set<string>();
+
+  constructor(listed: ReadonlySet<string>) {
+    this.listed = listed;
+  }
+
+  /** Whether the site is recorded. The first hundred unlisted sites that are asked about are. */
+  admits(site: string): boolean {
+    if (this.listed.has(site) || this.#unlisted.has(site)) return true;
+    if (this.#unlisted.size >= MAX_UNLISTED_SITES) return false;
+    this.#unlisted.add(site);
+    return true;
+  }
+}
+
 /** Every further site would be one more label in every metric, and one more row on the dashboard. */
 export const MAX_SHOWN_SITES = 100;
 
