@@ -107,3 +107,49 @@ suite("redis totals of rooms elsewhere", ["redis-server"], () => {
     await redis.stop();
   }, 20_000);
 });
+
+suite("redis cluster of this node", ["redis-server"], () => {
+  /** A node with a listener that remembers the last total of the site. */
+  async function startNode(redis: RedisServer, leaseMs: number) {
+    const engine = await RedisEngine.open(redis.url, { ...options, leaseMs });
+    const rooms = new Rooms(0, engine.cluster);
+    const node = { engine, rooms, connections: [], total: 0 };
+    engine.cluster.listen({
+      total: (room, total) => {
+        if (room.page === undefined) node.total = total;
+      },
+      stale: quiet,
+    });
+    return node;
+  }
+
+  test("redis: what was published while the subscription was broken is asked for at once", async () => {
+    const redis = await RedisServer.start();
+    const [one, two] = await Promise.all([startNode(redis, 20_000), startNode(redis, 20_000)]); // a beat is 6 s
+    openPage(one, "ann", "a.example", "/");
+    openPage(two, "ben", "a.example", "/");
+    await until("both are counted", () => one.total === 2 && two.total === 2);
+    await redis.client.call("CLIENT", "KILL", "TYPE", "pubsub");
+    openPage(two, "cid", "a.example", "/");
+    await until("the other node knows", () => one.total === 3, 3_000);
+    await Promise.all([one.engine.close(), two.engine.close()]);
+    await redis.stop();
+  });
+
+  test("redis: a node that stops keeps its visitors counted for one and a half leases after its end", async () => {
+    const redis = await RedisServer.start();
+    const node = await startNode(redis, LEASE_MS * 5);
+    openPage(node, "ann", "a.example", "/");
+    await until("ann is counted", () => node.total === 1);
+    const leaseEnd = async () =>
+      Number((await redis.client.zrange("headcount:{a.example}:nodes", "0", "0", "WITHSCORES"))[1]);
+    await node.engine.hold(node.rooms.members());
+    const held = await leaseEnd();
+    expect(held - Date.now()).toBeGreaterThan(LEASE_MS * 5 * 1.4);
+    await sleep(100);
+    await node.engine.close();
+    expect(await leaseEnd()).toBeGreaterThanOrEqual(held + 100);
+    expect(await redis.client.hget("headcount:{a.example}:totals", "")).toBe("1");
+    await redis.stop();
+  });
+});
