@@ -1,19 +1,22 @@
 /**
- * A visitor's browser, reduced to what reaches the service, over raw TCP: it can send any header from any address, and
- * do what a browser never would: be silent, break frames, reuse tokens.
+ * A visitor's browser, reduced to what the service sees of it. It speaks HTTP and WebSocket over plain TCP, so a test can
+ * send any header from any address, and can do what no browser does: stay silent, break frames, use a token twice.
  */
-import { createConnection, type Socket } from "node:net";
-import { connect as connectTls } from "node:tls";
+import { BufferedSocket } from "./socket.ts";
 import { sleep, within } from "./waiting.ts";
 
 /** An ordinary browser; the service refuses crawlers and headless browsers by name. */
 export const userAgent = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
-/** What a browser sends once the operator has given it their password. */
+/** The Authorization header of the operator who knows this password. */
 export const authorizationOf = (password: string): string => `Basic ${btoa(`admin:${password}`)}`;
 
-export type Headers_ = Record<string, string | undefined>;
-export type Request_ = { headers?: Headers_; body?: string | Uint8Array | undefined; from?: string | undefined };
+export type RequestHeaders = Record<string, string | undefined>;
+export type RequestOptions = {
+  headers?: RequestHeaders;
+  body?: string | Uint8Array | undefined;
+  from?: string | undefined;
+};
 
 export type Answer = {
   status: number;
@@ -24,99 +27,16 @@ export type Answer = {
   json: any;
 };
 
-// ------------------------------------------------------------------------------------------------------------- wire
-
-/** One TCP or TLS connection, with what has arrived and was not read yet. */
-class Wire {
-  readonly socket: Socket;
-  #arrived: Uint8Array[] = [];
-  #length = 0;
-  #over = false;
-  #wake: () => void = () => {};
-
-  constructor(socket: Socket) {
-    this.socket = socket;
-    const end = (): void => {
-      this.#over = true;
-      this.#wake();
-    };
-    socket.on("data", (bytes: Uint8Array) => {
-      this.#arrived.push(bytes);
-      this.#length += bytes.length;
-      this.#wake();
-    });
-    socket.on("error", end).on("end", end).on("close", end);
-  }
-
-  static open(url: string, from?: string): Promise<Wire> {
-    const { hostname, port, protocol } = new URL(url);
-    const secure = protocol === "https:";
-    const where = { host: hostname, port: Number(port) || (secure ? 443 : 80), ...(from && { localAddress: from }) };
-    const { promise, resolve, reject } = Promise.withResolvers<Wire>();
-    const socket = secure ? connectTls({ ...where, rejectUnauthorized: false }) : createConnection(where);
-    socket.once("error", reject);
-    socket.once(secure ? "secureConnect" : "connect", () => resolve(new Wire(socket)));
-    return within(20_000, `a connection to ${url}`, promise);
-  }
-
-  /** Exactly `count` bytes, or undefined when the connection ended before. */
-  async take(count: number): Promise<Uint8Array | undefined> {
-    while (this.#length < count) {
-      if (this.#over) return undefined;
-      await this.#more();
-    }
-    const all = this.#join();
-    this.#keep(all.subarray(count));
-    return all.subarray(0, count);
-  }
-
-  /** The text up to and without `end`, or undefined. */
-  async takeUntil(end: string): Promise<string | undefined> {
-    for (;;) {
-      const all = this.#join();
-      const at = Buffer.from(all.buffer, all.byteOffset, all.length).indexOf(end);
-      if (at >= 0) {
-        this.#keep(all.subarray(at + end.length));
-        return new TextDecoder().decode(all.subarray(0, at));
-      }
-      if (this.#over) return undefined;
-      await this.#more();
-    }
-  }
-
-  async takeAll(): Promise<Uint8Array> {
-    while (!this.#over) await this.#more();
-    const all = this.#join();
-    this.#keep(new Uint8Array());
-    return all;
-  }
-
-  #join(): Uint8Array {
-    const all = this.#arrived.length === 1 ? this.#arrived[0]! : Buffer.concat(this.#arrived);
-    this.#arrived = [all];
-    return all;
-  }
-
-  #keep(rest: Uint8Array): void {
-    this.#arrived = rest.length ? [rest] : [];
-    this.#length = rest.length;
-  }
-
-  #more(): Promise<void> {
-    return new Promise((wake) => (this.#wake = wake));
-  }
-}
-
 // ------------------------------------------------------------------------------------------------------------- HTTP
 
-function requestHead(route: string, url: string, headers: Headers_): string {
-  const all: Headers_ = { host: new URL(url).host, "user-agent": userAgent, ...headers };
+function requestHead(route: string, url: string, headers: RequestHeaders): string {
+  const all: RequestHeaders = { host: new URL(url).host, "user-agent": userAgent, ...headers };
   const lines = Object.entries(all).flatMap(([name, value]) => (value === undefined ? [] : `${name}: ${value}`));
   return [`${route} HTTP/1.1`, ...lines, "", ""].join("\r\n");
 }
 
-async function readHead(wire: Wire): Promise<{ status: number; headers: Headers }> {
-  const head = await wire.takeUntil("\r\n\r\n");
+async function readHead(socket: BufferedSocket): Promise<{ status: number; headers: Headers }> {
+  const head = await socket.takeUntil("\r\n\r\n");
   if (head === undefined) throw new Error("the connection ended without an answer");
   const [first = "", ...lines] = head.split("\r\n");
   const headers = new Headers();
@@ -124,23 +44,26 @@ async function readHead(wire: Wire): Promise<{ status: number; headers: Headers 
   return { status: Number(first.split(" ")[1]), headers };
 }
 
-async function readBody(wire: Wire, status: number, headers: Headers): Promise<Uint8Array> {
+async function readBody(socket: BufferedSocket, status: number, headers: Headers): Promise<Uint8Array> {
   if (status === 304 || status === 204) return new Uint8Array();
   const length = headers.get("content-length");
-  if (length !== null) return (await wire.take(Number(length))) ?? new Uint8Array();
-  if (headers.get("transfer-encoding") !== "chunked") return wire.takeAll();
+  if (length !== null) return (await socket.take(Number(length))) ?? new Uint8Array();
+  if (headers.get("transfer-encoding") !== "chunked") return socket.takeAll();
   const chunks: Uint8Array[] = [];
   for (;;) {
-    const size = parseInt((await wire.takeUntil("\r\n")) ?? "0", 16);
-    if (size) chunks.push((await wire.take(size)) ?? new Uint8Array());
-    await wire.takeUntil("\r\n");
+    const size = parseInt((await socket.takeUntil("\r\n")) ?? "0", 16);
+    if (size) chunks.push((await socket.take(size)) ?? new Uint8Array());
+    await socket.takeUntil("\r\n");
     if (!size) return Buffer.concat(chunks);
   }
 }
 
-async function readAnswer(wire: Wire, { status, headers }: { status: number; headers: Headers }): Promise<Answer> {
-  const bytes = await readBody(wire, status, headers);
-  wire.socket.destroy();
+async function readAnswer(
+  socket: BufferedSocket,
+  { status, headers }: { status: number; headers: Headers },
+): Promise<Answer> {
+  const bytes = await readBody(socket, status, headers);
+  socket.raw.destroy();
   const text = new TextDecoder().decode(bytes);
   return {
     status,
@@ -154,12 +77,16 @@ async function readAnswer(wire: Wire, { status, headers }: { status: number; hea
 }
 
 /** One request on its own connection: `ask(url, "GET /count?site=a.example")`. */
-export async function ask(url: string, route: string, { headers = {}, body, from }: Request_ = {}): Promise<Answer> {
-  const wire = await Wire.open(url, from);
+export async function ask(
+  url: string,
+  route: string,
+  { headers = {}, body, from }: RequestOptions = {},
+): Promise<Answer> {
+  const socket = await BufferedSocket.open(url, from);
   const length = body === undefined ? undefined : String(Buffer.byteLength(body));
-  wire.socket.write(requestHead(route, url, { connection: "close", "content-length": length, ...headers }));
-  if (body !== undefined) wire.socket.write(body);
-  const answer = async (): Promise<Answer> => readAnswer(wire, await readHead(wire));
+  socket.raw.write(requestHead(route, url, { connection: "close", "content-length": length, ...headers }));
+  if (body !== undefined) socket.raw.write(body);
+  const answer = async (): Promise<Answer> => readAnswer(socket, await readHead(socket));
   return within(30_000, `an answer to ${route}`, answer());
 }
 
@@ -189,27 +116,27 @@ export function encodeFrame(
 
 const big = (size: number): number[] => [size >>> 24, (size >>> 16) & 255, (size >>> 8) & 255, size & 255];
 
-/** An open page: one WebSocket, all that it was told, and how it ended. */
-export class Page {
-  /** The newest value of everything that the service has said. */
+/** The connection of one open page: its WebSocket, the frames that it received, and how it ended. */
+export class Connection {
+  /** The newest value of each number that the service has sent. */
   now: Frame = {};
   /** All frames, in order. */
   frames: Frame[] = [];
   pings = 0;
-  /** A peer whose link is dead: it answers nothing, and TCP does not tell. */
+  /** When true, pings and close frames get no answer, as after a link has died without a FIN. */
   silent = false;
   readonly closed: Promise<Closed>;
-  #wire: Wire;
+  #socket: BufferedSocket;
   #ended = false;
-  #heard: (() => void)[] = [];
+  #waiting: (() => void)[] = [];
 
-  constructor(wire: Wire) {
-    this.#wire = wire;
+  constructor(socket: BufferedSocket) {
+    this.#socket = socket;
     this.closed = this.#read().catch(() => ({ code: 1006, reason: "" }));
     void this.closed.then(() => {
       this.#ended = true;
-      this.#wire.socket.destroy();
-      return this.#tell();
+      this.#socket.raw.destroy();
+      return this.#wake();
     });
   }
 
@@ -220,86 +147,86 @@ export class Page {
   /** Resolves as soon as the newest values are the expected ones. */
   shows(expected: Frame, ms?: number): Promise<void> {
     const fits = (): boolean => Bun.deepMatch(expected, this.now);
-    return this.#awaits(`a page shows ${JSON.stringify(expected)}`, fits, ms);
+    return this.#awaits(`the connection shows ${JSON.stringify(expected)}`, fits, ms);
   }
 
-  /** Resolves as soon as it was told `count` frames in all. */
-  hears(count: number, ms?: number): Promise<void> {
-    return this.#awaits(`a page hears ${count} frames`, () => this.frames.length >= count, ms);
+  /** Resolves as soon as `count` frames in all have arrived. */
+  receives(count: number, ms?: number): Promise<void> {
+    return this.#awaits(`the connection receives ${count} frames`, () => this.frames.length >= count, ms);
   }
 
-  /** How it ends, within the time. */
+  /** Resolves with the close code and reason, or fails when the connection is still open after `ms`. */
   ends(ms = 5000): Promise<Closed> {
-    return within(ms, () => `the page is closed: ${this.#story()}`, this.closed);
+    return within(ms, () => `the connection is closed: ${this.#history()}`, this.closed);
   }
 
   send(message: string | object): void {
-    const words = typeof message === "string" ? message : JSON.stringify(message);
-    this.write(encodeFrame(text, Buffer.from(words)));
+    const content = typeof message === "string" ? message : JSON.stringify(message);
+    this.write(encodeFrame(text, Buffer.from(content)));
   }
 
   /** Any bytes, valid or not. */
   write(bytes: Uint8Array): void {
-    if (!this.#ended) this.#wire.socket.write(bytes);
+    if (!this.#ended) this.#socket.raw.write(bytes);
   }
 
   /** What a browser does when the page is closed. */
   async close(code = 1001): Promise<void> {
     this.write(encodeFrame(close, Buffer.from([code >> 8, code & 255])));
-    await Promise.race([this.closed, sleep(500)]); // Deno may keep its half open
+    await Promise.race([this.closed, sleep(500)]); // Deno may not close its side of the TCP connection
     this.vanish();
   }
 
   /** What an operating system does when the browser was killed. */
   vanish(): void {
     this.#ended = true;
-    this.#wire.socket.destroy();
+    this.#socket.raw.destroy();
   }
 
-  /** No byte is read any more, so the service's buffers fill. */
+  /** Reads no further byte, so that the service's send buffer fills. */
   stopReading(): void {
-    this.#wire.socket.pause();
+    this.#socket.raw.pause();
   }
 
-  /** The port at this end, by which a firewall knows the link. */
+  /** The port at this end, by which a firewall rule finds the connection. */
   get port(): number {
-    return this.#wire.socket.localPort ?? 0;
+    return this.#socket.raw.localPort ?? 0;
   }
 
   async #awaits(what: string, holds: () => boolean, ms = 5000): Promise<void> {
     const arrived = async (): Promise<void> => {
       while (!holds()) {
-        if (this.#ended) throw new Error(`closed before ${what}: ${this.#story()}`);
-        await new Promise<void>((wake) => this.#heard.push(wake));
+        if (this.#ended) throw new Error(`closed before ${what}: ${this.#history()}`);
+        await new Promise<void>((wake) => this.#waiting.push(wake));
       }
     };
-    await within(ms, () => `${what}: ${this.#story()}`, arrived());
+    await within(ms, () => `${what}: ${this.#history()}`, arrived());
   }
 
-  #story(): string {
+  #history(): string {
     const end = this.#ended ? " (closed)" : "";
     return `${this.frames.length} frames, the last ones ${JSON.stringify(this.frames.slice(-5))}${end}`;
   }
 
-  #tell(): void {
-    for (const wake of this.#heard.splice(0)) wake();
+  #wake(): void {
+    for (const wake of this.#waiting.splice(0)) wake();
   }
 
   async #read(): Promise<Closed> {
     for (;;) {
-      const head = await this.#wire.take(2);
+      const head = await this.#socket.take(2);
       if (!head) return { code: 1006, reason: "" };
       const short = head[1]! & 127;
-      const long = short < 126 ? undefined : await this.#wire.take(short === 126 ? 2 : 8);
+      const long = short < 126 ? undefined : await this.#socket.take(short === 126 ? 2 : 8);
       const size = long ? long.reduce((sum, byte) => sum * 256 + byte, 0) : short;
-      const payload = await this.#wire.take(size);
+      const payload = await this.#socket.take(size);
       if (!payload) return { code: 1006, reason: "" };
-      const ended = this.#hear(head[0]! & 15, payload);
+      const ended = this.#receive(head[0]! & 15, payload);
       if (ended) return ended;
     }
   }
 
-  #hear(opcode: number, payload: Uint8Array): Closed | undefined {
+  #receive(opcode: number, payload: Uint8Array): Closed | undefined {
     if (opcode === ping) {
       this.pings++;
       if (!this.silent) this.write(encodeFrame(pong, payload));
@@ -307,7 +234,7 @@ export class Page {
       const frame: Frame = JSON.parse(new TextDecoder().decode(payload));
       this.frames.push(frame);
       Object.assign(this.now, frame);
-      this.#tell();
+      this.#wake();
     } else if (opcode === close) {
       if (this.silent) return undefined;
       this.write(encodeFrame(close, payload.subarray(0, 2)));
@@ -318,51 +245,54 @@ export class Page {
   }
 }
 
-export type Upgrade = Answer & { page?: Page };
+/** The name under which test/cluster.test.ts knows a connection. */
+export type Page = Connection;
 
-/** The upgrade as given; its answer, and the page when that is 101. */
-export async function upgrade(url: string, token: string | undefined, request: Request_ = {}): Promise<Upgrade> {
+export type Upgrade = Answer & { connection?: Connection };
+
+/** Sends a WebSocket handshake; the result has a connection when the answer is 101. */
+export async function upgrade(url: string, token: string | undefined, request: RequestOptions = {}): Promise<Upgrade> {
   const route = `GET /ws${token === undefined ? "" : `?token=${encodeURIComponent(token)}`}`;
-  const wire = await Wire.open(url, request.from);
+  const socket = await BufferedSocket.open(url, request.from);
   const handshake = {
     connection: "Upgrade",
     upgrade: "websocket",
     "sec-websocket-version": "13",
     "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
   };
-  wire.socket.write(requestHead(route, url, { ...handshake, ...request.headers }));
+  socket.raw.write(requestHead(route, url, { ...handshake, ...request.headers }));
   const answer = async (): Promise<Upgrade> => {
-    const head = await readHead(wire);
-    if (head.status !== 101) return readAnswer(wire, head);
-    return { ...head, bytes: new Uint8Array(), text: "", json: undefined, page: new Page(wire) };
+    const head = await readHead(socket);
+    if (head.status !== 101) return readAnswer(socket, head);
+    return { ...head, bytes: new Uint8Array(), text: "", json: undefined, connection: new Connection(socket) };
   };
   return within(30_000, `an answer to ${route}`, answer());
 }
 
 // ---------------------------------------------------------------------------------------------------------- visitor
 
-/** One browser on one site: it keeps its cookies, and opens pages as the widget does. */
+/** A browser on a site. It keeps its cookies, and opens pages as the widget does. */
 export class Visitor {
   readonly url: string;
   readonly origin: string;
-  /** More headers with each request, such as X-Forwarded-For. */
-  headers: Headers_;
+  /** Further headers of each request, such as X-Forwarded-For. */
+  headers: RequestHeaders;
   from: string | undefined;
   readonly cookies = new Map<string, string>();
 
-  constructor(url: string, origin: string, { headers = {}, from }: { headers?: Headers_; from?: string } = {}) {
+  constructor(url: string, origin: string, { headers = {}, from }: { headers?: RequestHeaders; from?: string } = {}) {
     this.url = url;
     this.origin = origin;
     this.headers = headers;
     this.from = from;
   }
 
-  get request(): Request_ {
+  get request(): RequestOptions {
     const cookie = [...this.cookies].map(([name, value]) => `${name}=${value}`).join("; ");
     return { headers: { origin: this.origin, cookie: cookie || undefined, ...this.headers }, from: this.from };
   }
 
-  /** `POST /token`, keeping the cookie as a browser does. A string body is sent as it is. */
+  /** Sends `POST /token` and keeps the cookie. A string body is sent as it is, any other body as JSON. */
   async token(body?: object | string): Promise<Answer> {
     const sent = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
     const { headers = {}, from } = this.request;
@@ -379,13 +309,13 @@ export class Visitor {
     return upgrade(this.url, token, this.request);
   }
 
-  /** A page as the widget opens it: token, upgrade, first frame. */
-  async open(page = "/", more: object = {}): Promise<Page> {
+  /** Opens a page as the widget does: token, upgrade, first frame. */
+  async open(page = "/", more: object = {}): Promise<Connection> {
     const answer = await this.token({ page, ...more });
     if (answer.status !== 200) throw new Error(`no token for ${this.origin}${page}: ${answer.status} ${answer.text}`);
-    const { status, text: problem, page: opened } = await this.upgrade(answer.json.token);
-    if (!opened) throw new Error(`no upgrade for ${this.origin}${page}: ${status} ${problem}`);
-    await opened.hears(1);
-    return opened;
+    const { status, text: problem, connection } = await this.upgrade(answer.json.token);
+    if (!connection) throw new Error(`no upgrade for ${this.origin}${page}: ${status} ${problem}`);
+    await connection.receives(1);
+    return connection;
   }
 }

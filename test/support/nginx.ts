@@ -87,19 +87,19 @@ function certificate(folder: string): { certificate: string; key: string } {
   return { certificate: pem, key };
 }
 
-type Surroundings = { inside?: string[]; host?: string; second?: string; workers?: number; plain?: boolean };
+type Surroundings = { wrapper?: string[]; host?: string; second?: string; workers?: number; plain?: boolean };
 
 export type Proxy = { url: string; stop: () => Promise<void> };
 
 /**
  * nginx in front of a service that listens at `upstream` (host:port), silent upstreams being cut off after `seconds`.
- * `inside` is a command that runs its own, such as `ip netns exec NAME`, and `host` the address that it has there.
+ * `wrapper` is a command that runs its own, such as `ip netns exec NAME`, and `host` the address that it has there.
  * With a second node it shares them out; with `plain` it speaks http.
  */
 export async function startNginx(
   upstream: string,
   seconds: number,
-  { inside = [], host = "127.0.0.1", second, workers = 1, plain = false }: Surroundings = {},
+  { wrapper = [], host = "127.0.0.1", second, workers = 1, plain = false }: Surroundings = {},
 ): Promise<Proxy> {
   const folder = temporaryFolder();
   const port = await freePort();
@@ -123,7 +123,7 @@ export async function startNginx(
   writeFileSync(join(folder, "headcount.conf"), fill(places));
   writeFileSync(join(folder, "nginx.conf"), surroundings(join(folder, "headcount.conf"), workers));
   const errors = Bun.file(join(folder, "error.log"));
-  const command = [...inside, pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"];
+  const command = [...wrapper, pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"];
   const child = adopt(Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: errors }));
   const url = `${plain ? "http" : "https"}://${host}:${port}`;
   const stop = async (): Promise<void> => {

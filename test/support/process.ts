@@ -7,3 +7,9 @@ export const memoryOf = (pid: number): number =>
 
 /** How many files it has open. */
 export const openFilesOf = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;
+
+/** CPU time that it has used so far, in seconds. */
+export function cpuSecondsOf(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+  return (Number(fields[11]) + Number(fields[12])) / 100; // utime and stime, in ticks of 10 ms
+}

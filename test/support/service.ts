@@ -31,14 +31,14 @@ const environment = (settings: Settings): Record<string, string> => ({
   ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, String(value)])),
 });
 
-/** `inside`: a command that runs the service's own, such as `ip netns exec NAME`; `preload`: a module that runs first. */
-export type Launch = { inside?: string[]; preload?: string };
+/** `wrapper`: a command that runs the service's own, such as `ip netns exec NAME`; `preload`: a module that runs first. */
+export type Launch = { wrapper?: string[]; preload?: string };
 
-const spawn = (runtime: Runtime, settings: Settings, { inside = [], preload }: Launch = {}) => {
+const spawn = (runtime: Runtime, settings: Settings, { wrapper = [], preload }: Launch = {}) => {
   const options = { cwd: root, env: environment(settings), stdin: "ignore", stdout: "pipe", stderr: "pipe" } as const;
   const command = commands[runtime].map((word) => (word.startsWith("node_modules/") ? join(root, word) : word));
   if (preload !== undefined) command.splice(-1, 0, "--preload", preload);
-  return adopt(Bun.spawn([...inside, ...command], options));
+  return adopt(Bun.spawn([...wrapper, ...command], options));
 };
 
 /** Every line as it comes; resolves at the end of the stream. */

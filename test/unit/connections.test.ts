@@ -209,6 +209,17 @@ describe("connections: frames", () => {
     expect(connections.counters.slow).toBe(1);
   });
 
+  test("where sockets cannot be terminated, a slow reader is closed, and 64 KiB unread are not too much", async () => {
+    const { service, connections } = await setUp();
+    const socket = new FakeSocket();
+    Object.assign(socket, { terminate: undefined, bufferedAmount: 65_536 });
+    const { connection } = connect(service, "ann", "/", socket);
+    expect(connections.size).toBe(1);
+    socket.bufferedAmount += 1;
+    connections.received(connection, '{"page":"/next"}');
+    expect([socket.closed?.code, connections.size, connections.counters.slow]).toEqual([1008, 0, 1]);
+  });
+
   test("a page that moves is sent the numbers of its new page at once", async () => {
     const { service, connections } = await setUp();
     const { connection, socket } = connect(service, "ann", "/a");

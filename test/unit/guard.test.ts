@@ -54,6 +54,15 @@ describe("guard", () => {
     expect(guard.checkBan(ipv6(2, 9))).toBeUndefined();
   });
 
+  test("a /64 of IPv6 is one address, and a flood from elsewhere does not push its ban out", () => {
+    const guard = new Guard(readSettings({ MAX_TOKENS_PER_IP: "1" }));
+    for (let i = 0; i < 12; i += 1) guard.checkTokenRequest(limitKey("2001:db8:1:2::1"));
+    expect(guard.checkBan(limitKey("2001:db8:1:2:ffff:ffff:ffff:ffff"))).toBe("address");
+    expect(guard.checkBan(limitKey("2001:db8:1:3::1"))).toBeUndefined();
+    for (let i = 0; i < 49_000; i += 1) guard.checkTokenRequest(`192.0.${i >> 8}.${i & 255}`);
+    expect(guard.checkBan(limitKey("2001:db8:1:2::1"))).toBe("address");
+  });
+
   test("when the service is nearly full, observers are refused first", () => {
     const guard = new Guard(readSettings({ MAX_CONNECTIONS: "100" }));
     const at = (connections: number, isObserver: boolean) =>

@@ -1,10 +1,10 @@
-/** The service as one file: copied into an empty folder, with nothing of this project beside it. */
+/** `dist/server.js`: the service as one file, which needs nothing of this project beside it. */
 import { expect, test } from "bun:test";
 import { chmodSync, copyFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { adopt, temporaryFolder } from "./support/leftovers.ts";
+import { adopt, temporaryFolder } from "../support/leftovers.ts";
 
-const root = join(import.meta.dir, "..");
+const root = join(import.meta.dir, "../..");
 
 const programs = join(root, "node_modules/.bin");
 const commands = {
@@ -14,7 +14,7 @@ const commands = {
 };
 
 for (const [name, [program = "", ...rest]] of Object.entries(commands))
-  test(`bundle (${name}): server.js runs alone in an empty folder, its pages and scripts inside`, async () => {
+  test(`bundle (${name}): server.js runs alone in an empty folder and serves its pages and scripts`, async () => {
     const folder = temporaryFolder();
     copyFileSync(join(root, "dist/server.js"), join(folder, "server.js"));
     chmodSync(join(folder, "server.js"), 0o755); // as npm does with what package.json names in "bin"

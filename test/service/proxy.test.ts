@@ -1,39 +1,37 @@
-/** Behind a real nginx, over TLS, with the configuration of the README and timeouts short enough to be waited for. */
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+/** Behind a real nginx, over TLS, with the configuration of the documentation and timeouts short enough to wait for. */
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { ask, Visitor } from "./support/client.ts";
-import { suite } from "./support/needs.ts";
-import { configuration, type Proxy, severalNodes, startNginx } from "./support/nginx.ts";
-import { endServices, type Runtime, runtimes, Service, type Settings } from "./support/service.ts";
-import { once, until } from "./support/waiting.ts";
-
-setDefaultTimeout(30_000);
+import { ask, Visitor } from "../support/client.ts";
+import { suite } from "../support/needs.ts";
+import { configuration, type Proxy, severalNodes, startNginx } from "../support/nginx.ts";
+import { onBothRuntimes } from "../support/runtimes.ts";
+import { type Runtime, Service, type Settings } from "../support/service.ts";
+import { graceSeconds } from "../support/site.ts";
+import { once, until } from "../support/waiting.ts";
 
 const proxies: Proxy[] = [];
-afterAll(async () => {
-  await Promise.all(proxies.map((proxy) => proxy.stop()));
-  endServices();
-});
+afterAll(() => Promise.all(proxies.map((proxy) => proxy.stop())));
 
-/** Seconds that nginx waits for a silent upstream. */
-const timeout = 3;
+/** How long nginx waits for a silent upstream. */
+const proxyTimeoutSeconds = 3;
 
-suite("proxy", ["nginx", "openssl"], () => {
-  for (const runtime of runtimes) describe.concurrent(`proxy (${runtime})`, () => behindNginx(runtime));
-});
+suite("proxy", ["nginx", "openssl"], () => onBothRuntimes("nginx", behindNginx));
 
-test("proxy: the README shows the nginx configuration that is tested", () => {
-  const readme = join(import.meta.dir, "../README.md");
-  const text = existsSync(readme) ? readFileSync(readme, "utf8") : "";
+test("the documentation shows the nginx configuration that is tested", () => {
+  const root = join(import.meta.dir, "../..");
+  const docs = join(root, "docs");
+  const pages = existsSync(docs) ? readdirSync(docs).map((file) => join("docs", file)) : [];
+  const guides = ["README.md", ...pages].filter((file) => file.endsWith(".md"));
+  const text = guides.map((file) => readFileSync(join(root, file), "utf8")).join("\n");
   expect(text).toContain(`\`\`\`nginx\n${configuration}\`\`\``);
   expect(text).toContain(`\`\`\`nginx\n${severalNodes}\`\`\``);
 });
 
 function behindNginx(runtime: Runtime): void {
   const start = async (settings: Settings): Promise<{ service: Service; url: string }> => {
-    const service = await Service.start(runtime, { TRUST_PROXY: 1, GRACE_SECONDS: 1, ...settings });
-    const proxy = await startNginx(service.host, timeout);
+    const service = await Service.start(runtime, { TRUST_PROXY: 1, GRACE_SECONDS: graceSeconds, ...settings });
+    const proxy = await startNginx(service.host, proxyTimeoutSeconds);
     proxies.push(proxy);
     return { service, url: proxy.url };
   };
@@ -43,7 +41,7 @@ function behindNginx(runtime: Runtime): void {
   const visitor = async (site: string, from: string, headers = {}): Promise<Visitor> =>
     new Visitor((await main()).url, `https://${site}`, { from, headers });
 
-  test("a page connects, and hears of another one", async () => {
+  test("a page connects, and sees another one come and go", async () => {
     const one = await (await visitor("a.example", "127.0.1.1")).open();
     const other = await (await visitor("a.example", "127.0.1.2")).open();
     expect(other.frames[0]).toMatchObject({ site: 2, page: 2 });
@@ -53,19 +51,19 @@ function behindNginx(runtime: Runtime): void {
   });
 
   test("an idle page stays open well past the proxy's timeout", async () => {
-    const page = await (await visitor("b.example", "127.0.2.1")).open();
-    const heard = page.frames.length;
-    await until("twelve pings", () => page.pings >= 4 * timeout || !page.open, 20_000);
-    expect(page.open).toBe(true);
-    expect(page.frames).toHaveLength(heard); // it was idle
+    const idle = await (await visitor("b.example", "127.0.2.1")).open();
+    const received = idle.frames.length;
+    await until("twelve pings", () => idle.pings >= 4 * proxyTimeoutSeconds || !idle.open, 20_000);
+    expect(idle.open).toBe(true);
+    expect(idle.frames).toHaveLength(received); // nothing but pings kept it open
     const { url } = await main();
     expect((await ask(url, "GET /count?site=b.example")).json.site).toBe(1);
   });
 
   test("a heartbeat slower than the proxy's timeout loses an idle page", async () => {
     const { url } = await start({ HEARTBEAT_SECONDS: 25 });
-    const page = await new Visitor(url, url).open();
-    expect((await page.ends((timeout + 3) * 1000)).code).toBe(1006);
+    const idle = await new Visitor(url, url).open();
+    expect((await idle.ends((proxyTimeoutSeconds + 3) * 1000)).code).toBe(1006);
   });
 
   test("a silent peer behind the proxy is gone after two heartbeats", async () => {
@@ -76,24 +74,23 @@ function behindNginx(runtime: Runtime): void {
     await watcher.shows({ site: 1 }, 6000);
   });
 
-  test("limits see the address of the client, whatever it claims", async () => {
-    const here = await visitor("d.example", "127.0.4.1");
-    await here.open();
+  test("limits see the address of the client, whatever X-Forwarded-For it sends", async () => {
+    await (await visitor("d.example", "127.0.4.1")).open();
     await (await visitor("d.example", "127.0.4.1", { "x-forwarded-for": "198.51.100.1" })).open();
     for (const headers of [{}, { "x-forwarded-for": "198.51.100.2" }, { "x-forwarded-for": "127.0.4.2, 127.0.4.3" }])
       expect((await (await visitor("d.example", "127.0.4.1", headers)).token()).status).toBe(429);
-    const elsewhere = await (await visitor("d.example", "127.0.4.2")).open();
-    expect(elsewhere.frames[0]).toMatchObject({ site: 3 });
+    const other = await (await visitor("d.example", "127.0.4.2")).open();
+    expect(other.frames[0]).toMatchObject({ site: 3 });
   });
 
-  test("https at the proxy gives the __Host- cookie, and it is the visitor", async () => {
-    const here = await visitor("e.example", "127.0.5.1");
-    const answer = await here.token();
+  test("https at the proxy gives the __Host- cookie, which the service recognizes", async () => {
+    const browser = await visitor("e.example", "127.0.5.1");
+    const answer = await browser.token();
     expect(answer.headers.getSetCookie()[0]).toMatch(/^__Host-headcount-.*; Secure.*; Partitioned/i);
-    expect((await here.token()).json.visitor).toBe(answer.json.visitor);
+    expect((await browser.token()).json.visitor).toBe(answer.json.visitor);
   });
 
-  test("the home page is a site of its own, under its public name", async () => {
+  test("the home page is a site named by its public host", async () => {
     const { url } = await main();
     const home = new Visitor(url, url, { from: "127.0.6.1" });
     expect((await ask(url, "GET /")).text).toContain(`${url}/widget.js`);
@@ -109,11 +106,11 @@ function behindNginx(runtime: Runtime): void {
     expect((await ask(url, "GET /widget.js", { headers })).status).toBe(304);
   });
 
-  test("a stop of the service reaches the page as 1012", async () => {
+  test("a stop of the service reaches the page as 1012, and the proxy finds the service again", async () => {
     const { service, url } = await start({});
-    const page = await new Visitor(url, url).open();
+    const connection = await new Visitor(url, url).open();
     const stopped = service.stop("SIGTERM");
-    expect((await page.ends(10_000)).code).toBe(1012);
+    expect((await connection.ends(10_000)).code).toBe(1012);
     expect(await stopped).toBe(0);
     expect((await new Visitor(url, url).token()).status).toBe(502); // nginx's own answer, without CORS
     await service.start();

@@ -1,0 +1,81 @@
+/** What the service serves besides numbers: the widget, the home page, health, and 404 for everything else. */
+import { expect, test } from "bun:test";
+import { brotliDecompressSync, gunzipSync } from "node:zlib";
+import { ask } from "../support/client.ts";
+import { expectProblem } from "../support/expect.ts";
+import { onBothRuntimes } from "../support/runtimes.ts";
+import { Service } from "../support/service.ts";
+import { SharedService } from "../support/site.ts";
+
+onBothRuntimes("documents", (runtime) => {
+  const shared = new SharedService(runtime);
+
+  test("the widget is cacheable, compressed, and usable from any site", async () => {
+    const url = await shared.url();
+    const plain = await ask(url, "GET /widget.js");
+    expect(plain.status).toBe(200);
+    expect(plain.headers.get("content-type")).toMatch(/^(text|application)\/javascript/);
+    expect(plain.headers.get("cross-origin-resource-policy")).toBe("cross-origin");
+    expect(plain.headers.get("cache-control")).toMatch(/max-age=\d+/);
+    expect(plain.headers.get("vary")?.toLowerCase()).toContain("accept-encoding");
+    expect(plain.headers.get("content-encoding")).toBeNull();
+    expect(plain.text).toContain("data-headcount");
+
+    const unpack = { br: brotliDecompressSync, gzip: gunzipSync };
+    for (const coding of ["br", "gzip"] as const) {
+      const answer = await ask(url, "GET /widget.js", { headers: { "accept-encoding": coding } });
+      expect(answer.headers.get("content-encoding")).toBe(coding);
+      expect(answer.bytes.length).toBeLessThan(plain.bytes.length);
+      expect(unpack[coding](answer.bytes).toString()).toBe(plain.text);
+    }
+    const best = await ask(url, "GET /widget.js", { headers: { "accept-encoding": "gzip, deflate, br, zstd" } });
+    expect(best.headers.get("content-encoding")).toBe("br");
+    const without = await ask(url, "GET /widget.js", { headers: { "accept-encoding": "br;q=0, identity" } });
+    expect(without.headers.get("content-encoding")).toBeNull();
+
+    const headers = { "if-none-match": best.headers.get("etag")!, "accept-encoding": "br" };
+    expect((await ask(url, "GET /widget.js", { headers })).status).toBe(304);
+  });
+
+  test("the home page has the snippet for this server, and nothing inline without a nonce", async () => {
+    const url = await shared.url();
+    const answer = await ask(url, "GET /", { headers: { accept: "text/html" } });
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get("content-type")).toStartWith("text/html");
+    expect(answer.text).toContain(`${url}/widget.js`);
+    expect(answer.text).toContain("data-headcount");
+    expect(answer.text).not.toContain("{{");
+
+    const policy = answer.headers.get("content-security-policy") ?? "";
+    const nonce = /'nonce-([\w+/=-]{16,})'/.exec(policy)?.[1];
+    expect(nonce).toBeDefined();
+    expect(policy).not.toContain("unsafe-inline");
+    const elements = [...answer.text.matchAll(/<(script|style)\b([^>]*)>/g)];
+    const inline = elements.filter(([, , attributes = ""]) => !/\bsrc=/.test(attributes));
+    expect(inline.length).toBeGreaterThan(0);
+    for (const [tag] of inline) expect(tag).toContain(`nonce="${nonce}"`);
+    const markup = answer.text.replaceAll(/<(script|style)\b[^>]*>[\s\S]*?<\/\1>/g, "");
+    expect(markup).not.toMatch(/<[^>]+\s(on\w+|style)=/);
+    expect((await ask(url, "GET /")).text).not.toContain(nonce!);
+  });
+
+  test("the home page shows its public origin behind a proxy, and escapes it", async () => {
+    const { url } = await Service.start(runtime, { TRUST_PROXY: 1 });
+    const headers = { host: "count.example", "x-forwarded-proto": "https" };
+    expect((await ask(url, "GET /", { headers })).text).toContain("https://count.example/widget.js");
+    const evil = await ask(url, "GET /", { headers: { host: 'x"><script>alert(1)</script>' } });
+    expect(evil.text).not.toContain("<script>alert(1)");
+  });
+
+  test("/healthz and /readyz answer 200", async () => {
+    const url = await shared.url();
+    expect((await ask(url, "GET /healthz")).status).toBe(200);
+    expect((await ask(url, "GET /readyz")).status).toBe(200);
+  });
+
+  test("an unknown route is a 404 problem", async () => {
+    const origin = "https://plain.example";
+    for (const route of ["GET /nope", "POST /", "GET /../../etc/passwd", "GET /token", "GET /%ff"])
+      expectProblem(await ask(await shared.url(), route, { headers: { origin } }), 404, origin);
+  });
+});
