@@ -121,6 +121,7 @@ onBothRuntimes("hostile frames", (runtime) => {
 
   test("a message that is not of the contract closes the connection with 1008, and nothing of it is stored", async () => {
     const target = await Target.start(runtime, { DATA: temporaryFolder() });
+    const reader = await target.open();
     const close = async (message: string): Promise<unknown> => {
       const connection = await target.open();
       connection.send(message);
@@ -137,6 +138,7 @@ onBothRuntimes("hostile frames", (runtime) => {
     const readings = async (): Promise<string> => (await ask(target.url, `GET /reading?site=${ownSite}`)).text;
     await until("views are recorded", async () => (await readings()).includes('"/"'), 10_000);
     expect(await readings()).not.toMatch(/evil/);
+    reader.vanish();
     await target.survives();
   });
 
