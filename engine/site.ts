@@ -13,7 +13,7 @@ import { REAP, SYNC } from "./scripts.ts";
 
 /** What all sites of a node have in common. */
 export interface SiteContext {
-  readonly link: Link;
+  readonly link: Pick<Link, "run" | "isAway" | "answeringMs">;
   readonly durations: Durations;
   readonly log: Log;
   readonly prefix: string;

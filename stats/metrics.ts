@@ -14,7 +14,7 @@ export interface Sources {
   readonly listedSites: ReadonlySet<string>;
   readonly connections: LiveConnections;
   readonly journal: { readonly failures: number };
-  readonly engine: { readonly failures: number };
+  readonly engine: { readonly failures: number; readonly lostEntries: number };
   readonly droppedLines: () => number;
 }
 
@@ -114,6 +114,7 @@ function gauges(
     single("headcount_slow_readers_total", "Sockets closed because too much was unread", () => counters.slow),
     single("headcount_journal_errors_total", "Times the journal could not be written", () => journal.failures),
     single("headcount_engine_errors_total", "Calls of the engine that failed", () => engine.failures),
+    single("headcount_statistics_lost_total", "Statistics entries that the engine gave up", () => engine.lostEntries),
     single("headcount_log_lines_dropped_total", "Log lines that nobody read in time", droppedLines),
     single("process_resident_memory_bytes", "Resident memory", () => process.memoryUsage.rss()),
     single("process_start_time_seconds", "When this process started", () => performance.timeOrigin / 1_000),

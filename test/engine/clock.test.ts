@@ -6,7 +6,6 @@ import { suite } from "../support/needs.ts";
 import { endRedis, RedisServer } from "../support/redis.ts";
 import { quiet } from "../support/unit.ts";
 import { sleep } from "../support/waiting.ts";
-import { LEASE_MS } from "./redis-nodes.ts";
 
 afterAll(endRedis);
 
@@ -44,7 +43,7 @@ suite("redis clock", ["redis-server"], () => {
       const redis = await RedisServer.start();
       const { now } = Date;
       Date.now = () => now() + offsetMs;
-      const engine = await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: quiet, leaseMs: LEASE_MS }).finally(
+      const engine = await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: quiet }).finally(
         () => (Date.now = now),
       );
       expect(Math.abs(engine.wallClock() - Date.now())).toBeLessThan(200);

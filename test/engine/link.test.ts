@@ -106,9 +106,10 @@ describe("link", () => {
     expect(connection.filter((error) => !isConnectionError(error))).toEqual([]);
     const command = [
       new ReplyError("ERR timed out"),
-      new RangeError("closed"),
+      new RangeError("Connection is closed."),
+      new TypeError("timeout"),
       new Error("Invalid argument"),
-      "closed",
+      "Connection is closed.",
     ];
     expect(command.filter((error) => isConnectionError(error))).toEqual([]);
   });

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { ask, Visitor } from "../support/client.ts";
 import { fillDisk, mountSmallDisk } from "../support/disk.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
+import { skippedSuites } from "../support/needs.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
 import { Service } from "../support/service.ts";
 import { ignoreErrors, ownSite, Target, times } from "../support/target.ts";
@@ -17,6 +18,7 @@ import { sleep, until } from "../support/waiting.ts";
 const journalErrors = ({ service }: Target): Promise<number> => service.metric("headcount_journal_errors_total");
 
 const mayMount = mountSmallDisk("probe", "64k") !== undefined;
+if (!mayMount) skippedSuites.push("full and read-only disks (this user may not mount a file system)");
 
 onBothRuntimes("hostile disk", (runtime) => {
   /** Asserts that a service whose disk is broken counts, answers, and raises the metric, and that it writes after `mend`. */

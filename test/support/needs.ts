@@ -21,7 +21,7 @@ function documentation(): string | undefined {
   return folders.find((folder) => existsSync(join(folder, "commands/npm-ls.html")));
 }
 
-/** Where it is, or undefined. */
+/** Finds the path of each need, if the machine has it. */
 const find: Record<Need, () => string | undefined> = {
   chromium: () => program("chromium", "chromium-browser", "google-chrome"),
   nginx: () => program("nginx"),
@@ -32,15 +32,12 @@ const find: Record<Need, () => string | undefined> = {
 
 export const skippedSuites: string[] = [];
 
-/** The path of a need, for the body of a suite that has named it. */
+/** The path of a need, for a suite that runs only where the machine has it. */
 export function pathOf(need: Need): string {
   const found = find[need]();
   if (!found) throw new Error(`${need} is not installed`);
   return found;
 }
-
-/** For a single test of a suite: whether the machine has all of these. */
-export const canRun = (...needs: Need[]): boolean => needs.every((need) => find[need]() !== undefined);
 
 /** A `describe` that runs where the machine has what it needs: `suite("proxy", ["nginx"], () => { … })`. */
 export function suite(name: string, needs: Need[], body: () => void): void {

@@ -1,0 +1,263 @@
+/** One site of a node, with a Redis that answers what a test says. */
+import { describe, expect, test } from "bun:test";
+import type { ClusterRoom } from "../../engine/engine.ts";
+import { durationsOf } from "../../engine/options.ts";
+import { type Script, SYNC } from "../../engine/scripts.ts";
+import { SharedSite } from "../../engine/site.ts";
+import { quiet } from "../support/unit.ts";
+import { sleep } from "../support/waiting.ts";
+
+const SITE = "a.example";
+const LEASE_MS = 200; // a site settles after 80 ms
+const OLD = 60_000; // the age of an epoch that all nodes know
+
+/** A call of SYNC or REAP, read as the script reads it. */
+interface Call {
+  readonly script: "SYNC" | "REAP";
+  readonly node: string;
+  readonly batch: number;
+  readonly changes: string[];
+  readonly pages: string[];
+}
+
+/** An answer of SYNC. */
+const answer = (
+  totals: (string | number)[],
+  { version = 1, ageMs = OLD, epoch = "1", expired = [] as string[] } = {},
+) => [epoch, ageMs, version, expired, totals];
+
+function readCall({ lua }: Script, args: readonly (string | number)[]): Call {
+  const [node, batch, , , , , count] = args;
+  const script = lua === SYNC.lua ? "SYNC" : "REAP";
+  const list = script === "SYNC" ? args.slice(7).map(String) : [];
+  const changes = list.slice(0, Number(count));
+  return { script, node: String(node), batch: Number(batch), changes, pages: list.slice(changes.length) };
+}
+
+/** A site, the calls that it made, and the totals that it reported last. */
+function setUp() {
+  const calls: Call[] = [];
+  const answers: unknown[] = [];
+  const totals = new Map<string, number>();
+  let missing = 0;
+  const link = {
+    isAway: true, // then the site syncs only when a test says so
+    answeringMs: OLD,
+    run: async (script: Script, _keys: readonly string[], args: readonly (string | number)[]) => {
+      const call = readCall(script, args);
+      calls.push(call);
+      const next = call.script === "SYNC" ? (answers.shift() ?? answer([])) : 0;
+      if (next instanceof Error) throw next;
+      return next;
+    },
+  };
+  const site = new SharedSite(
+    SITE,
+    { link, durations: durationsOf(LEASE_MS), log: quiet, prefix: "", channel: "" },
+    {
+      total: (room, total) => void totals.set(room.page ?? "", total),
+      staleChanged: quiet,
+      messagesMissing: () => void (missing += 1),
+      emptied: quiet,
+    },
+  );
+  const room = (page: string | undefined, ...visitors: string[]): ClusterRoom => ({
+    site: SITE,
+    page,
+    members: new Map(visitors.map((visitor) => [visitor, 1])),
+  });
+  /** Opens a room with visitors. */
+  const open = (page: string | undefined, ...visitors: string[]): ClusterRoom => {
+    const opened = room(page, ...visitors);
+    site.opened(opened);
+    for (const visitor of visitors) site.changed(opened, visitor, true);
+    return opened;
+  };
+  return { site, link, calls, answers, totals, open, missing: () => missing };
+}
+
+describe("shared site", () => {
+  test("site: visitors and rooms go with one sync, and the answer is reported", async () => {
+    const { site, calls, answers, totals, open } = setUp();
+    open(undefined, "ann");
+    open("/", "ann");
+    answers.push(answer(["", 3, "/", 1]));
+    await site.sync();
+    expect(calls).toMatchObject([{ script: "SYNC", batch: 1, changes: ["+ann", "+ann /"], pages: ["", "/"] }]);
+    expect(Object.fromEntries(totals)).toEqual({ "": 3, "/": 1 });
+    expect(site.isStale).toBe(false);
+  });
+
+  test("site: a visitor who came and left between two syncs is not sent", async () => {
+    const { site, calls, open } = setUp();
+    const opened = open(undefined, "ann", "ben");
+    site.changed(opened, "ben", false);
+    await site.sync();
+    expect(calls).toMatchObject([{ changes: ["+ann"] }]);
+  });
+
+  test("site: a script gets at most a thousand changes and a thousand pages", async () => {
+    const { site, calls, open } = setUp();
+    open(undefined, ...Array.from({ length: 2_500 }, (_, index) => `visitor${index}`));
+    for (let index = 0; index < 3_500; index += 1) open(`/${index}`);
+    await site.sync();
+    site.stop();
+    expect(Math.max(...calls.map(({ changes }) => changes.length))).toBe(1_000);
+    expect(Math.max(...calls.map(({ pages }) => pages.length))).toBe(1_000);
+    expect(new Set(calls.flatMap(({ changes }) => changes)).size).toBeGreaterThanOrEqual(2_000);
+    expect(calls.map(({ batch }) => batch)).toEqual(calls.map((_, index) => index + 1));
+  });
+
+  test("site: a batch without an answer is sent again as it was, and later changes follow in the next batch", async () => {
+    const { site, calls, answers, open } = setUp();
+    const opened = open(undefined, "ann");
+    answers.push(new Error("Command timed out"));
+    await site.sync();
+    site.changed(opened, "ben", true);
+    await site.sync();
+    expect(calls.slice(0, 3)).toMatchObject([
+      { batch: 1, changes: ["+ann"] },
+      { batch: 1, changes: ["+ann"] },
+      { batch: 2, changes: ["+ben"] },
+    ]);
+  });
+
+  test("site: without an answer totals are the last known ones plus local changes, until Redis has answered for all", async () => {
+    const { site, answers, totals, open } = setUp();
+    const opened = open(undefined, "ann");
+    answers.push(answer(["", 10]));
+    await site.sync();
+    site.changed(opened, "ben", true);
+    answers.push(new Error("Command timed out"));
+    await site.sync();
+    expect([site.isStale, totals.get("")]).toEqual([true, 11]);
+    site.changed(opened, "cid", true);
+    site.changed(opened, "ann", false);
+    expect(totals.get("")).toBe(11);
+    answers.push(answer(["", 12]), answer(["", 13]));
+    await site.sync();
+    expect([site.isStale, totals.get("")]).toEqual([false, 13]);
+  });
+
+  test("site: while the epoch is young the total is an estimate, since other nodes may not have told theirs", async () => {
+    const { site, answers, totals, open } = setUp();
+    open(undefined, "ann");
+    answers.push(answer(["", 10]));
+    await site.sync();
+    site.estimate();
+    answers.push(answer(["", 1], { epoch: "2", ageMs: 0 }));
+    await site.sync();
+    expect([site.isStale, totals.get("")]).toEqual([true, 10]);
+    await sleep(durationsOf(LEASE_MS).settleMs + 20);
+    answers.push(answer(["", 9], { epoch: "2" }));
+    await site.sync();
+    expect([site.isStale, totals.get("")]).toEqual([false, 9]);
+  });
+
+  test("site: estimates end only when the totals of all rooms were answered", async () => {
+    const { site, calls, answers, open } = setUp();
+    for (let index = 0; index < 1_500; index += 1) open(`/${index}`);
+    site.estimate();
+    answers.push(answer([]), new Error("Command timed out"));
+    await site.sync();
+    expect(calls).toHaveLength(2);
+    expect(site.isStale).toBe(true);
+    await site.sync();
+    expect(site.isStale).toBe(false);
+    expect(new Set(calls.flatMap(({ pages }) => pages)).size).toBe(1_500);
+  });
+
+  test("site: a node that Redis does not know begins anew under another name, and removes the former one", async () => {
+    const { site, calls, answers, open } = setUp();
+    open(undefined, "ann", "ben");
+    await site.sync();
+    answers.push([]);
+    await site.sync();
+    await sleep(1);
+    const first = calls[0]!.node;
+    expect(calls[1]).toMatchObject({ node: first, batch: 2, changes: [] });
+    expect(calls[2]).toMatchObject({ batch: 1, changes: ["+ann", "+ben"] });
+    expect(calls[2]!.node).not.toBe(first);
+    expect(calls.filter(({ script, node }) => script === "REAP" && node === first)).toHaveLength(1);
+  });
+
+  test("site: a node that Redis never knows does not ask without a pause", async () => {
+    const { site, calls, answers, open } = setUp();
+    open(undefined, "ann");
+    answers.push(...Array.from({ length: 100 }, () => []));
+    await site.sync();
+    expect(calls.length).toBeLessThan(10);
+    expect(site.isStale).toBe(true);
+  });
+
+  test("site: expired nodes are removed, but not just after an outage, when all leases have expired", async () => {
+    const { site, link, calls, answers, open } = setUp();
+    open(undefined, "ann");
+    link.answeringMs = 10;
+    answers.push(answer([], { expired: ["dead"] }), answer([], { expired: ["dead"] }));
+    await site.sync();
+    expect(calls.filter(({ script }) => script === "REAP")).toEqual([]);
+    link.answeringMs = OLD;
+    await site.sync();
+    expect(calls.filter(({ script }) => script === "REAP")).toMatchObject([{ node: "dead" }]);
+  });
+
+  test("site: a total is never reported below the visitors of this node", async () => {
+    const { site, answers, totals, open } = setUp();
+    open(undefined, "ann", "ben");
+    answers.push(answer(["", 1]));
+    await site.sync();
+    expect(totals.get("")).toBe(2);
+  });
+
+  test("site: messages bring totals; older ones and those of another epoch do not", async () => {
+    const { site, answers, totals, open } = setUp();
+    open(undefined);
+    answers.push(answer(["", 5], { version: 7 }));
+    await site.sync();
+    const receive = (version: number, total: number, epoch = 1) =>
+      site.received({ site: SITE, epoch, version, totals: new Map([["", total]]) });
+    receive(8, 6);
+    receive(7, 4);
+    receive(9, 3, 0);
+    receive(9, 2, 2);
+    expect(totals.get("")).toBe(6);
+  });
+
+  test("site: a gap between messages makes the node ask for all totals", async () => {
+    const { site, calls, answers, open } = setUp();
+    open(undefined);
+    open("/");
+    answers.push(answer([], { version: 7 }));
+    await site.sync();
+    site.received({ site: SITE, epoch: 1, version: 9, totals: new Map() });
+    await site.sync();
+    expect(calls[1]!.pages).toEqual(["", "/"]);
+  });
+
+  test("site: when versions go back, older totals are believed again", async () => {
+    const { site, answers, totals, open } = setUp();
+    open(undefined);
+    answers.push(answer(["", 5], { version: 70 }), answer([], { version: 70 }), answer(["", 2], { version: 60 }));
+    await site.sync();
+    await site.sync();
+    await site.sync();
+    expect(totals.get("")).toBe(2);
+  });
+
+  test("site: a message that does not arrive within a beat is reported, and all totals are asked for", async () => {
+    const { site, calls, answers, open, missing } = setUp();
+    const { beatMs } = durationsOf(LEASE_MS);
+    open(undefined);
+    answers.push(answer([], { version: 1 }), answer([], { version: 2 }), answer([], { version: 2 }));
+    await site.sync();
+    await sleep(beatMs + 10);
+    await site.sync();
+    expect(missing()).toBe(0);
+    await sleep(beatMs + 10);
+    await site.sync();
+    expect(missing()).toBe(1);
+    await site.sync();
+    expect(calls.at(-1)!.pages).toEqual([""]);
+  });
+});
