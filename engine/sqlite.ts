@@ -9,6 +9,7 @@ import { chmodSync, existsSync, mkdirSync, renameSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import {
+  type DayTotals,
   type Engine,
   HISTORY_DAYS,
   DAY_MINUTES,
@@ -22,8 +23,11 @@ import {
   type Peak,
   type ReadingSum,
   SpentNonces,
+  type SiteTotals,
   type StatsEntries,
+  type VisitorEntry,
 } from "./engine.ts";
+import { addViews, countVisitors, daysSince, pageViews, siteTotals, TOTALS_SCHEMA } from "./sqlite-totals.ts";
 
 export interface Options {
   /** The folder of `headcount.db`, made where need be. `:memory:` keeps nothing. */
@@ -44,6 +48,7 @@ const MIGRATIONS = [
    CREATE TABLE history (site TEXT NOT NULL, minute INTEGER NOT NULL, peak INTEGER NOT NULL,
      PRIMARY KEY (site, minute)) STRICT, WITHOUT ROWID;
    CREATE TABLE highest (site TEXT PRIMARY KEY, minute INTEGER NOT NULL, peak INTEGER NOT NULL) STRICT, WITHOUT ROWID;`,
+  TOTALS_SCHEMA,
 ];
 
 const SQL = {
@@ -144,12 +149,13 @@ export class SqliteEngine implements Engine {
     });
   }
 
-  async record({ readings, peaks }: StatsEntries): Promise<void> {
+  async record({ readings, peaks, views }: StatsEntries): Promise<void> {
     this.#transact((database) => {
       const addReading = database.prepare(SQL.addReading);
       const storedName = pageNamer(database);
       for (const { site, page, bucket, views, seconds } of readings)
         addReading.run(site, storedName(site, page), bucket, views, seconds);
+      addViews(database, views, storedName);
       for (const statement of [database.prepare(SQL.raisePeak), database.prepare(SQL.raiseHighest)])
         for (const { site, minute, peak } of peaks) statement.run(site, minute, peak);
       this.#forgetOldHistory(database);
@@ -170,6 +176,22 @@ export class SqliteEngine implements Engine {
 
   async highest(site: string): Promise<Peak | undefined> {
     return this.#transact((database) => database.prepare(SQL.highest).get(site)) as Peak | undefined;
+  }
+
+  async countVisitors(entries: readonly VisitorEntry[]): Promise<void> {
+    this.#transact((database) => countVisitors(database, entries));
+  }
+
+  async siteTotals(site: string, day: number): Promise<SiteTotals> {
+    return this.#transact((database) => siteTotals(database, site, day));
+  }
+
+  async pageViews(site: string, pages: readonly string[]): Promise<number[]> {
+    return this.#transact((database) => pageViews(database, site, pages));
+  }
+
+  async days(site: string, fromDay: number): Promise<DayTotals[]> {
+    return this.#transact((database) => daysSince(database, site, fromDay));
   }
 
   async close(): Promise<void> {

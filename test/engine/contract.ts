@@ -44,10 +44,10 @@ export function contract(name: string, open: () => Promise<Engine>): void {
     const site = "journal.example";
     const reading = { site, page: "/", bucket: 3, views: 1, seconds: 1.5 };
     const peaks = [4, 9, 2].map((peak) => ({ site, minute: MINUTE, peak }));
-    await engine.record({ readings: [reading, { ...reading, page: "/two", bucket: 0 }], peaks });
-    await engine.record({ readings: [{ ...reading, views: -1, seconds: -1.5 }], peaks: [] });
-    await engine.record({ readings: [{ ...reading, bucket: 5, seconds: 3.25 }], peaks: [] });
-    await engine.record({ readings: [], peaks: [{ site, minute: MINUTE - DAY_MINUTES - 1, peak: 12 }] });
+    await engine.record({ readings: [reading, { ...reading, page: "/two", bucket: 0 }], peaks, views: [] });
+    await engine.record({ readings: [{ ...reading, views: -1, seconds: -1.5 }], peaks: [], views: [] });
+    await engine.record({ readings: [{ ...reading, bucket: 5, seconds: 3.25 }], peaks: [], views: [] });
+    await engine.record({ readings: [], peaks: [{ site, minute: MINUTE - DAY_MINUTES - 1, peak: 12 }], views: [] });
     const sums = (await engine.readings(site)).toSorted((a, b) => a.page.localeCompare(b.page) || a.bucket - b.bucket);
     expect(sums).toEqual([
       { site, page: "/", bucket: 3, views: 0, seconds: 0 },
@@ -78,8 +78,8 @@ export function contract(name: string, open: () => Promise<Engine>): void {
       views: 1,
       seconds: 2,
     }));
-    await engine.record({ readings, peaks: [] });
-    await engine.record({ readings: [readings[3]!, readings.at(-1)!], peaks: [] });
+    await engine.record({ readings, peaks: [], views: [] });
+    await engine.record({ readings: [readings[3]!, readings.at(-1)!], peaks: [], views: [] });
     const sums = await engine.readings(site);
     expect(new Set(sums.map(({ page }) => page)).size).toBe(MAX_PAGES_PER_SITE + 1);
     expect(sums.find(({ page }) => page === "/3")?.views).toBe(2);

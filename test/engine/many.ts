@@ -23,7 +23,7 @@ const readings = Array.from({ length: PAGES }, (_, index) => ({
   views: 1,
   seconds: 1,
 }));
-await engine.record({ readings, peaks: [] });
+await engine.record({ readings, peaks: [], views: [] });
 const sums = await engine.readings(SITE);
 
 const totals = new Map<ClusterRoom, number>();

@@ -31,8 +31,8 @@ suite("redis engine", ["redis-server"], () => {
     const spent = await Promise.all([one.spend(token, Date.now()), two.spend(token, Date.now())]);
     expect(spent.filter(Boolean)).toHaveLength(1);
     const site = "shared.example";
-    await one.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 7 }] });
-    await two.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 5 }] });
+    await one.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 7 }], views: [] });
+    await two.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 5 }], views: [] });
     expect(await two.history(site, MINUTE, 1)).toEqual([{ minute: MINUTE, peak: 7 }]);
     expect(Math.abs(one.wallClock() - two.wallClock())).toBeLessThan(200);
     await Promise.all([one.close(), two.close()]);

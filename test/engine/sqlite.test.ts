@@ -63,6 +63,7 @@ describe("sqlite file", () => {
       seconds: 2,
     })),
     peaks: [],
+    views: [],
   });
 
   test("sqlite: the 10,001st page of a site is summed up with the others", async () => {
@@ -80,7 +81,7 @@ describe("sqlite file", () => {
     const start = minute - (minute % 10) - 60;
     const peaks = [3, 9, 4, 2].map((peak, i) => ({ site, minute: start + i * 5, peak }));
     const old = { site, minute: minute - (HISTORY_DAYS + 1) * DAY_MINUTES, peak: 50 };
-    await engine.record({ readings: [], peaks: [old, ...peaks, { site, minute: start, peak: 2 }] });
+    await engine.record({ readings: [], peaks: [old, ...peaks, { site, minute: start, peak: 2 }], views: [] });
     expect(await engine.history(site, 0, 10)).toEqual([
       { minute: start, peak: 9 },
       { minute: start + 10, peak: 4 },
@@ -154,7 +155,7 @@ describe("sqlite file", () => {
     const engine = sqlite();
     const page = (at: number): string => `/${at}/${"x".repeat(900)}`;
     const reading = (at: number) => ({ site, page: page(at), bucket: 3, views: 1, seconds: 1 });
-    await engine.record({ readings: Array.from({ length: 10_000 }, (_, at) => reading(at)), peaks: [] });
+    await engine.record({ readings: Array.from({ length: 10_000 }, (_, at) => reading(at)), peaks: [], views: [] });
     const before = process.cpuUsage();
     for (let at = 0; at < 500; at += 1) expect(await engine.readings(site, page(at))).toHaveLength(1);
     expect(process.cpuUsage(before).user / 1_000).toBeLessThan(1_000); // a scan each took four times as long as that

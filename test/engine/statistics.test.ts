@@ -40,7 +40,7 @@ suite("redis statistics", ["redis-server"], () => {
     const redis = await server();
     const cable = await Cable.lay(redis.port);
     const engine = await open(cable.url);
-    const record = () => engine.record({ readings: [reading("once.example")], peaks: [] });
+    const record = () => engine.record({ readings: [reading("once.example")], peaks: [], views: [] });
     redis.freeze();
     await record(); // accepted: the engine sends it again by itself
     expect(await textOf(record())).toContain("Redis");
@@ -57,13 +57,13 @@ suite("redis statistics", ["redis-server"], () => {
     const engine = await open(cable.url);
     const site = "parts.example";
     const readings = Array.from({ length: 3_000 }, (_, index) => reading(site, `/${index}`));
-    const recorded = engine.record({ readings, peaks: [] });
+    const recorded = engine.record({ readings, peaks: [], views: [] });
     const pages = `headcount:{${site}}:pages`;
     await until("some parts have arrived", async () => (await redis.client.scard(pages)) > 0);
     cable.cut();
     await recorded;
     cable.mend();
-    const record = () => engine.record({ readings: [], peaks: [] });
+    const record = () => engine.record({ readings: [], peaks: [], views: [] });
     await until("the engine is back", () => record().then(() => true, () => false)); // oxfmt-ignore
     const sums = await engine.readings(site);
     expect(sums).toHaveLength(3_000);
@@ -80,7 +80,7 @@ suite("redis statistics", ["redis-server"], () => {
     await redis.client.set(`headcount:{${bad}}:read:/broken`, "not a hash");
     const readings = [reading(bad, "/before"), reading(bad, "/broken"), reading(bad, "/after"), reading(good)];
     for (let time = 1; time <= 3; time += 1) {
-      await engine.record({ readings, peaks: [{ site: bad, minute: 1_000_000, peak: time }] });
+      await engine.record({ readings, peaks: [{ site: bad, minute: 1_000_000, peak: time }], views: [] });
       expect(engine.lostEntries).toBe(time);
     }
     for (const [site, page] of [
@@ -102,18 +102,18 @@ suite("redis statistics", ["redis-server"], () => {
     const log = (...line: unknown[]) => void lines.push(line);
     const engine = await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log, prefix });
     const [bad, good] = ["bad.example", "good.example"];
-    await engine.record({ readings: [reading(bad)], peaks: [] });
+    await engine.record({ readings: [reading(bad)], peaks: [], views: [] });
     const [mark] = await redis.client.keys(`${prefix}{${bad}}:wrote:*`);
     await redis.client.del(mark!);
     await redis.client.hset(mark!, "not", "a string"); // from now on Redis refuses all parts of this site
     const records = 30;
     for (let time = 0; time < records; time += 1)
-      await engine.record({ readings: [reading(bad), reading(good)], peaks: [] });
+      await engine.record({ readings: [reading(bad), reading(good)], peaks: [], views: [] });
     expect(await engine.readings(good, "/")).toMatchObject([{ views: records }]);
     expect(engine.lostEntries).toBe(records - 5); // five parts have tries left
     expect(lines).toEqual([["error", expect.stringContaining("lost"), expect.objectContaining({ site: bad })]]);
     await redis.client.del(mark!);
-    await engine.record({ readings: [], peaks: [] });
+    await engine.record({ readings: [], peaks: [], views: [] });
     expect(await engine.readings(bad, "/")).toMatchObject([{ views: 1 + 5 }]);
     await engine.close();
   });
@@ -121,7 +121,7 @@ suite("redis statistics", ["redis-server"], () => {
   test("redis: entries are refused, and not lost, while Redis is out of memory", async () => {
     const redis = await RedisServer.start();
     const engine = await open(redis.url);
-    const record = () => engine.record({ readings: [reading("full.example")], peaks: [] });
+    const record = () => engine.record({ readings: [reading("full.example")], peaks: [], views: [] });
     await record();
     await redis.client.config("SET", "maxmemory", "1");
     await record(); // accepted: the engine sends it again by itself

@@ -190,7 +190,7 @@ describe("routes", () => {
       views: 1,
       seconds: at,
     }));
-    await engine.record({ readings, peaks: [] });
+    await engine.record({ readings, peaks: [], views: [] });
     const text = await (await request("/reading")).text();
     expect(text.length).toBeGreaterThan(900_000);
     expect(text.length).toBeLessThan(1_000_000);
@@ -200,7 +200,7 @@ describe("routes", () => {
   test("routes: reading times are told for a page, and for a site most read first", async () => {
     const { request, connections, ticket, connect, admitted, engine, clock } = await setUp();
     const sums = (page: string, seconds: number) => ({ site: "example.com", page, bucket: 13, views: 1, seconds });
-    await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [] });
+    await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [], views: [] });
     await connect(await ticket({ page: "/c" }));
     clock.time += 2_000;
     for (const connection of admitted) connections.closed(connection);
@@ -216,7 +216,7 @@ describe("routes", () => {
     const { request, engine } = await setUp();
     const now = Math.floor(Date.now() / 60_000);
     const peaks = [0, 1, 50, 2_000].map((ago) => ({ site: "example.com", minute: now - ago, peak: 5 + ago }));
-    await engine.record({ readings: [], peaks });
+    await engine.record({ readings: [], peaks, views: [] });
     const history = async (range: string) => {
       const response = await request(`/dashboard/history?site=example.com&range=${range}`, { headers: OPERATOR });
       return (await response.json()) as { step: number; to: number; points: { minute: number; peak: number }[] };
