@@ -85,11 +85,11 @@ function report(files: Record<string, string>) {
   }
 }
 
-/** The text of an asset: x.js is bundled from widget/x.ts, x.html from widget/pages/x.html; others stay as they are. */
+/** The text of an asset: x.js is bundled from widget/x.ts, x.html from widget/pages/x.html, and the README stays as it is. */
 function asset(name: (typeof ASSETS)[number]): string {
   if (name.endsWith(".js")) return browser(`widget/${name.replace(/js$/, "ts")}`);
   if (name.endsWith(".html")) return page(`widget/pages/${name}`);
-  return read(name.endsWith(".md") ? name : `widget/${name}`);
+  return read(name);
 }
 
 function main() {

@@ -47,7 +47,6 @@ import { URL } from "node:url";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { getCookie, setCookie } from "hono/cookie";
-import { etag } from "hono/etag";
 import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
 import * as v from "valibot";
@@ -75,6 +74,7 @@ import { createCalendar, isTimeZone } from "./stats/calendar.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
+import { addPublicRoutes } from "./stats/public-routes.ts";
 import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
 import { type TotalNumbers, Totals } from "./stats/totals.ts";
 
@@ -1046,7 +1046,8 @@ const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read thes
 
 /** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */
 export function createApp(options: AppOptions): Hono<App> {
-  const { settings, allowedSites, guard, rooms, connections, journal, engine, metrics, assets, password } = options;
+  const { settings, allowedSites, guard, rooms, connections, journal, totals, engine, metrics, assets, password } =
+    options;
   const refuse: Refuse = (c, reason, detail) => {
     metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
     return problem(c, reason, detail);
@@ -1070,9 +1071,10 @@ export function createApp(options: AppOptions): Hono<App> {
   });
   addTokenRoute(app, options, refuse);
   addSocketRoute(app, options, refuse);
-  addCountRoutes(app, options, forSite);
+  addPublicRoutes(app, { journal, totals, engine, live: rooms, connections, forSite, pageName, refuse });
   addStatsRoutes(app, {
     journal,
+    totals,
     engine,
     live: rooms,
     listedSites: allowedSites.names,
@@ -1254,30 +1256,6 @@ function setVisitorCookie(c: RequestContext, site: string, signed: string, secur
 /** One cookie per site, so that nobody is followed from one site to another. The prefix `__Host-` needs https. */
 const cookieName = (site: string, secure: boolean) =>
   `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w-]/g, "_")}`;
-
-/** The numbers for everybody, and the scripts that show them. */
-function addCountRoutes(
-  app: Hono<App>,
-  { rooms, connections, journal, engine, assets }: AppOptions,
-  forSite: (answer: SiteHandler) => Handler,
-): void {
-  const count = async (site: string, page?: string) =>
-    rooms.count(site, page) ?? (await engine.cluster?.count(site, page)) ?? 0;
-
-  const answerCount: SiteHandler = async (c, site, page) => {
-    c.header("Cache-Control", "public, max-age=5");
-    const [ofSite, ofPage, peak] = await Promise.all([count(site), page && count(site, page), journal.peak(site)]);
-    return c.json({ site: ofSite, page: ofPage, peak, stale: connections.stale || undefined });
-  };
-  app.get("/count", etag(), forSite(answerCount));
-
-  const answerBadge: SiteHandler = async (c, site) => {
-    c.header("Cache-Control", "public, max-age=5");
-    c.header("Content-Type", "image/svg+xml; charset=utf-8");
-    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(await count(site))));
-  };
-  app.get("/badge.svg", etag(), forSite(answerBadge));
-}
 
 /** Lets only the operator pass. */
 function operatorOnly(guard: Guard, password: string, refuse: Refuse): MiddlewareHandler {

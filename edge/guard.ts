@@ -23,6 +23,13 @@ export const REFUSALS = {
   token: [403, "Token not valid", "The token is missing, forged, expired, used, or of another origin"],
   body: [400, "Body not valid", 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}'],
   page: [400, "Page name not valid", "A page name has 1 to 1,024 characters and no control characters"],
+  pages: [400, "Too many pages", "One request may ask for at most 100 pages"],
+  badge: [
+    400,
+    "Badge not valid",
+    "number must be site, page, peak, read, views, total, visitors or today; color a CSS name or 3 or 6 hexadecimal " +
+      "digits; label at most 40 characters",
+  ],
   host: [400, "Host not valid", "The Host header must be a name or an address, with or without a port"],
   handshake: [400, "Handshake not valid", "The WebSocket handshake is broken"],
   password: [401, "Password needed", "This page is for the operator: user admin, password ADMIN_PASSWORD"],

@@ -149,13 +149,13 @@ export class SqliteEngine implements Engine {
     });
   }
 
-  async record({ readings, peaks, views }: StatsEntries): Promise<void> {
+  async record({ readings, peaks, views: viewSums }: StatsEntries): Promise<void> {
     this.#transact((database) => {
       const addReading = database.prepare(SQL.addReading);
       const storedName = pageNamer(database);
       for (const { site, page, bucket, views, seconds } of readings)
         addReading.run(site, storedName(site, page), bucket, views, seconds);
-      addViews(database, views, storedName);
+      addViews(database, viewSums, storedName);
       for (const statement of [database.prepare(SQL.raisePeak), database.prepare(SQL.raiseHighest)])
         for (const { site, minute, peak } of peaks) statement.run(site, minute, peak);
       this.#forgetOldHistory(database);

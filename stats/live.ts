@@ -17,8 +17,8 @@ export interface LiveSite {
 export interface LiveSites {
   sites(): Iterable<LiveSite>;
   site(name: string): LiveSite | undefined;
-  /** The number of visitors of a site; undefined for a site that this node does not have. */
-  count(site: string): number | undefined;
+  /** The number of visitors of a site, or of one page of it; undefined for a room that this node does not have. */
+  count(site: string, page?: string): number | undefined;
   /** The highest count of each site since the last call. */
   takePeaks(): Iterable<{ readonly site: string; readonly peak: number }>;
 }

@@ -4,13 +4,16 @@ import process from "node:process";
 import type { Context, Env, Handler, Hono, MiddlewareHandler } from "hono";
 import { LRUCache } from "lru-cache";
 import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS } from "../engine/engine.ts";
+import { dateOf } from "./calendar.ts";
 import type { Journal } from "./journal.ts";
 import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES } from "./live.ts";
 import { type Metrics, METRICS_CONTENT_TYPE } from "./metrics.ts";
 import { readingOf } from "./reading.ts";
+import type { Totals } from "./totals.ts";
 
 export interface StatsRoutesOptions {
   readonly journal: Journal;
+  readonly totals: Totals;
   readonly engine: Engine;
   readonly live: LiveSites;
   readonly listedSites: ReadonlySet<string>;
@@ -34,6 +37,11 @@ const RANGES_MINUTES = new Map([
   ["day", DAY_MINUTES],
   ["week", 7 * DAY_MINUTES],
   ["quarter", HISTORY_DAYS * DAY_MINUTES],
+]);
+const DAY_RANGES = new Map([
+  ["month", 30],
+  ["year", 365],
+  ["all", Infinity],
 ]);
 const MAX_CHART_POINTS = 720;
 /** In characters: 10,000 pages with ordinary names. Deno holds a whole answer in memory for each slow reader. */
@@ -79,7 +87,7 @@ function firstThatFit<Entry extends { readonly page: string }>(entries: readonly
 }
 
 function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {
-  const { engine, metrics, operatorOnly, forSite, refuseUnknown, titleOf } = options;
+  const { engine, metrics, totals, operatorOnly, forSite, refuseUnknown, titleOf } = options;
   app.use("/dashboard/*", operatorOnly);
   app.use("/metrics", operatorOnly);
 
@@ -102,6 +110,18 @@ function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOpti
     return c.json({ from, to, step, points: await engine.history(site, from, step) });
   };
   app.get("/dashboard/history", forSite(answerHistory));
+
+  const answerDays: SiteHandler = async (c, site) => {
+    const days = DAY_RANGES.get(c.req.query("range") ?? "month");
+    if (days === undefined) return refuseUnknown(c);
+    const today = totals.day;
+    const rows = await engine.days(site, Math.max(0, today - days + 1));
+    return c.json({
+      today: dateOf(today),
+      days: rows.map(({ day, ...counts }) => Object.assign({ date: dateOf(day) }, counts)),
+    });
+  };
+  app.get("/dashboard/days", forSite(answerDays));
 }
 
 function nodeState({ connections, engine, journal, maxConnections }: StatsRoutesOptions) {
@@ -124,13 +144,14 @@ function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
   return [...new Set(names.concat(...listedSites))].slice(0, MAX_SHOWN_SITES);
 }
 
-async function siteState({ live, engine, journal }: StatsRoutesOptions, name: string) {
+async function siteState({ live, engine, journal, totals }: StatsRoutesOptions, name: string) {
   const site = live.site(name);
   const pages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
   return {
     site: name,
     visitors: site?.room.total ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
     openPages: site?.audience ?? 0,
+    ...(await engine.siteTotals(name, totals.day).catch(() => undefined)),
     peak: await journal.peak(name),
     highest: await engine.highest(name).catch(() => undefined),
     pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_SITES),

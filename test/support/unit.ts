@@ -78,7 +78,7 @@ export class FakeSocket implements Socket {
 }
 
 const html = "<p nonce={{nonce}}>{{origin}}";
-const text: Record<string, string> = { "README.md": "# Headcount", "badge.svg": "<svg>{{count}}</svg>" };
+const text: Record<string, string> = { "README.md": "# Headcount" };
 const assets = Object.fromEntries(
   ASSETS.map((name) => [name, text[name] ?? (name.endsWith(".html") ? html : `/* ${name} */`)]),
 ) as Assets;
