@@ -93,18 +93,23 @@ const integer = (min: number, max: number, what = "a number") => {
 };
 const limit = integer(1, 10_000_000);
 
+const flag = v.picklist(["true", "false"], "true or false");
+
+const entriesOf = (text: string) => text.split(/[\s,]+/).filter(Boolean);
+
 /** A list, separated by commas or spaces. `parse` returns undefined for an entry that it cannot read. */
 const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
   v.pipe(
     v.string(),
-    v.transform((text) =>
-      text
-        .split(/[\s,]+/)
-        .filter(Boolean)
-        .map(parse),
+    v.check(
+      (text) => !entriesOf(text).map(parse).includes(undefined),
+      ({ input }) => `${expected}: ${JSON.stringify(entriesOf(input).find((entry) => !parse(entry)))} is none of them`,
     ),
-    v.check((entries) => !entries.includes(undefined), expected),
-    v.transform((entries) => entries.filter((entry) => entry !== undefined)),
+    v.transform((text) =>
+      entriesOf(text)
+        .map(parse)
+        .filter((entry) => entry !== undefined),
+    ),
   );
 const SITE_LIST = "a list of sites such as example.com, https://example.com:8443 or *.example.com";
 const BLOCK_LIST = "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32";
@@ -118,6 +123,7 @@ const Environment = v.object({
   DENY: v.optional(listOf(parseBlock, BLOCK_LIST), ""),
   DATA: v.optional(v.string(), "./data"),
   REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
+  PUBLIC_DASHBOARD: v.optional(flag, "false"),
   ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
   GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
   HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them are below nginx's 60 s
@@ -129,7 +135,7 @@ const Environment = v.object({
   MAX_VISITORS_PER_IP: v.optional(limit, "60"),
   MAX_CONNECTIONS: v.optional(limit),
   IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
-  COUNT_BOTS: v.optional(v.picklist(["true", "false"], "true or false"), "false"),
+  COUNT_BOTS: v.optional(flag, "false"),
 });
 
 export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
@@ -1082,6 +1088,7 @@ export function createApp(options: AppOptions): Hono<App> {
     metrics,
     maxConnections: settings.MAX_CONNECTIONS,
     operatorOnly: operatorOnly(guard, password, refuse),
+    isPublic: settings.PUBLIC_DASHBOARD === "true",
     forSite,
     refuseUnknown: (c) => refuse(c, "unknown"),
     titleOf: (reason) => REFUSALS[reason as Reason][1],
@@ -1397,6 +1404,7 @@ const listen: Serve = (app, connections, settings) => {
 // ── 7. Service ───────────────────────────────────────────────────────────────────────────────────────────────────────
 // How the parts are put together. `main` and the tests use the same function.
 
+const GENERATED_PASSWORD_LENGTH = 16; // 96 bits
 const HOLD_MS = 15_000; // how long a restarted node counts the visitors who were online before
 
 export interface ServiceOptions {
@@ -1440,7 +1448,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     },
     stale: (stale) => connections.setStale(stale),
   });
-  const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
+  const password = settings.ADMIN_PASSWORD ?? (await engine.secret("admin", "")).slice(0, GENERATED_PASSWORD_LENGTH);
   const stats = { journal, totals, today, metrics };
   const parts = { settings, allowedSites, signer, guard, rooms, connections, engine, assets, password, ...stats };
   return { ...parts, clock, app: createApp(parts) };
@@ -1496,7 +1504,7 @@ function announce({ settings, password }: Service, port: number): void {
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
   if (!isTerminal) return log("info", "ready", { url, snippet, ...credentials });
-  const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password}, made for this run)` : "";
+  const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password})` : "";
   print(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
   print(`Dashboard: ${url}dashboard${generated}`);
 }

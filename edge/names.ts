@@ -23,7 +23,7 @@ export function parseSite(entry: string): AllowedSite | undefined {
   const isOrigin = entry.includes("://");
   const url = webUrl(isOrigin ? entry : `http://${isWildcard ? entry.slice(2) : entry}`);
   const hasMore = url !== undefined && url.href !== `${url.origin}/`; // a path, a query, a user …
-  if (url === undefined || hasMore || url.host.includes("*")) return undefined;
+  if (url === undefined || hasMore || !HOST_NAME.test(url.hostname)) return undefined;
   const host = url.hostname;
   if (isOrigin) return { name: url.origin, matches: ({ origin }) => origin === url.origin };
   if (url.port !== "") return undefined;
@@ -35,6 +35,8 @@ export function parseSite(entry: string): AllowedSite | undefined {
   return { name: host, matches: ({ port, hostname }) => hostname === host && (port === "" || host === "localhost") };
 }
 
+/** A host name as a URL has it: in lower case and punycode, or an IPv6 address in brackets. */
+const HOST_NAME = /^[a-z\d]([a-z\d._-]*[a-z\d])?$|^\[[\da-f:.]+\]$/;
 const MAX_ORIGIN_LENGTH = 300; // a host name has at most 253 characters
 
 /** Reads an origin. Undefined when it is missing, `null`, longer than any origin, or neither http nor https. */

@@ -83,8 +83,8 @@ export interface DayTotals {
   readonly visitors: number;
 }
 
-/** What a secret is for: signing visitors and tokens, IDENTITY=hash, and the visitors of a day. */
-export type SecretKind = "signing" | "salt" | "day";
+/** What a secret is for: signing visitors and tokens, IDENTITY=hash, the visitors of a day, the operator's password. */
+export type SecretKind = "signing" | "salt" | "day" | "admin";
 
 /** Keeps the secrets of the service. */
 export interface SecretStore {

@@ -100,6 +100,7 @@ function gauges(
     const metric = new Gauge({ name, help, labelNames: ["site"], registers });
     return () => {
       metric.reset();
+      for (const site of listedSites) metric.set({ site }, 0); // so that a quiet site is 0, and not missing
       for (const site of largestSites(live, listedSites)) metric.set({ site: site.room.site }, read(site));
     };
   };

@@ -22,6 +22,8 @@ export interface StatsRoutesOptions {
   readonly maxConnections: number;
   /** Lets only the operator pass. */
   readonly operatorOnly: MiddlewareHandler;
+  /** Whether everybody may see the dashboard, without refusals and the details of the node. */
+  readonly isPublic: boolean;
   /** Wraps a handler that answers for one site, or for one page of it; refuses unknown sites. */
   readonly forSite: (answer: SiteHandler) => Handler;
   readonly refuseUnknown: (c: Context) => Response;
@@ -87,17 +89,18 @@ function firstThatFit<Entry extends { readonly page: string }>(entries: readonly
 }
 
 function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {
-  const { engine, metrics, totals, operatorOnly, forSite, refuseUnknown, titleOf } = options;
-  app.use("/dashboard/*", operatorOnly);
+  const { engine, metrics, totals, operatorOnly, isPublic, forSite, refuseUnknown, titleOf } = options;
+  if (!isPublic) app.use("/dashboard/*", operatorOnly);
   app.use("/metrics", operatorOnly);
 
   app.get("/metrics", async (c) => c.text(await metrics.text(), 200, { "Content-Type": METRICS_CONTENT_TYPE }));
 
   app.get("/dashboard/state", async (c) => {
+    const sites = await Promise.all(shownSites(options).map((site) => siteState(options, site)));
+    if (isPublic) return c.json({ sites });
     const refusals = (await metrics.refusals()).map((refusal) =>
       Object.assign({ title: titleOf(refusal.reason) }, refusal),
     );
-    const sites = await Promise.all(shownSites(options).map((site) => siteState(options, site)));
     return c.json({ node: nodeState(options), refusals, sites });
   });
 

@@ -56,12 +56,20 @@ describe("sites", () => {
     expect(sites.byName("nobody.example", "count.example")).toBeUndefined();
   });
 
-  test.each(["", "a b", "example.com/path", "example.com:81", "*.*.com", "ftp://example.com", "https://u@example.com"])(
-    "sites: %p is not an entry",
-    (entry) => {
-      expect(parseSite(entry)).toBeUndefined();
-    },
-  );
+  test.each([
+    "",
+    "a b",
+    '"example.com"',
+    "a;b",
+    "-a.example",
+    "example.com/path",
+    "example.com:81",
+    "*.*.com",
+    "ftp://example.com",
+    "https://u@example.com",
+  ])("sites: %p is not an entry", (entry) => {
+    expect(parseSite(entry)).toBeUndefined();
+  });
 });
 
 describe("pages and addresses", () => {

@@ -289,4 +289,18 @@ describe("routes", () => {
     const count = await (await request("/count", { headers: { Host: "count.example.com", Origin: "" } })).json();
     expect(count).toMatchObject({ site: 1 });
   });
+
+  test("routes: with PUBLIC_DASHBOARD everybody sees the numbers, and only the operator the node", async () => {
+    const { request } = await setUp({ PUBLIC_DASHBOARD: "true" });
+    const state = (await (await request("/dashboard/state")).json()) as object;
+    expect(Object.keys(state)).toEqual(["sites"]);
+    expect((await request("/dashboard/history?site=example.com")).status).toBe(200);
+    expect((await request("/metrics")).status).toBe(401);
+  });
+
+  test("routes: a listed site that nobody is on has a series at 0", async () => {
+    const { request } = await setUp();
+    const metrics = await (await request("/metrics", { headers: OPERATOR })).text();
+    expect(metrics).toContain('headcount_visitors_online{site="example.com"} 0');
+  });
 });
