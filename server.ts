@@ -1028,6 +1028,7 @@ export interface AppOptions {
   readonly engine: Engine;
   readonly metrics: Metrics;
   readonly assets: Assets;
+  readonly version: string;
   /** The day that it is now, on the calendar of TZ. */
   readonly today: () => number;
   /** The password of the user `admin`. */
@@ -1052,8 +1053,20 @@ const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read thes
 
 /** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */
 export function createApp(options: AppOptions): Hono<App> {
-  const { settings, allowedSites, guard, rooms, connections, journal, totals, engine, metrics, assets, password } =
-    options;
+  const {
+    settings,
+    allowedSites,
+    guard,
+    rooms,
+    connections,
+    journal,
+    totals,
+    engine,
+    metrics,
+    assets,
+    version,
+    password,
+  } = options;
   const refuse: Refuse = (c, reason, detail) => {
     metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
     return problem(c, reason, detail);
@@ -1086,6 +1099,7 @@ export function createApp(options: AppOptions): Hono<App> {
     listedSites: allowedSites.names,
     connections,
     metrics,
+    version,
     maxConnections: settings.MAX_CONNECTIONS,
     operatorOnly: operatorOnly(guard, password, refuse),
     isPublic: settings.PUBLIC_DASHBOARD === "true",
@@ -1411,6 +1425,8 @@ export interface ServiceOptions {
   readonly settings: Settings;
   readonly engine: Engine;
   readonly assets: Assets;
+  /** @default {"development"} */
+  readonly version?: string;
   readonly clock?: Clock;
   /** How many files this process may open; Infinity where that is unknown. */
   readonly openFiles?: number;
@@ -1423,7 +1439,7 @@ export interface Service extends AppOptions {
 
 /** Builds the service. Nothing runs, and nobody is counted, before `startService`. */
 export async function createService(options: ServiceOptions): Promise<Service> {
-  const { settings, engine, assets, clock = systemClock, openFiles = Infinity } = options;
+  const { settings, engine, assets, version = "development", clock = systemClock, openFiles = Infinity } = options;
   const metrics = createMetrics();
   const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
   const allowedSites = new AllowedSites(settings.SITES);
@@ -1440,7 +1456,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
   const connections = new Connections({ rooms, guard, journal, totals, heartbeatMs, onBroadcast, clock });
-  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines });
+  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines, version });
   engine.cluster?.listen({
     total: (room, total) => {
       rooms.setTotal(room, total);
@@ -1450,7 +1466,19 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   });
   const password = settings.ADMIN_PASSWORD ?? (await engine.secret("admin", "")).slice(0, GENERATED_PASSWORD_LENGTH);
   const stats = { journal, totals, today, metrics };
-  const parts = { settings, allowedSites, signer, guard, rooms, connections, engine, assets, password, ...stats };
+  const parts = {
+    settings,
+    allowedSites,
+    signer,
+    guard,
+    rooms,
+    connections,
+    engine,
+    assets,
+    version,
+    password,
+    ...stats,
+  };
   return { ...parts, clock, app: createApp(parts) };
 }
 
@@ -1487,6 +1515,13 @@ export async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Setting
 }
 
 declare const BUNDLED: Assets | undefined;
+declare const VERSION: string | undefined;
+
+/** The version of this service. From source it is read from package.json. */
+const readVersion = (): string =>
+  typeof VERSION === "undefined"
+    ? (JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")) as { version: string }).version
+    : VERSION;
 
 function readAssets(): Assets {
   if (typeof BUNDLED !== "undefined") return BUNDLED;
@@ -1495,7 +1530,7 @@ function readAssets(): Assets {
 }
 
 /** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
-function announce({ settings, password }: Service, port: number): void {
+function announce({ settings, version, password }: Service, port: number): void {
   const { HOST, SITES, ADMIN_PASSWORD } = settings;
   const host = HOST === "0.0.0.0" || HOST === "::" ? "localhost" : HOST.includes(":") ? `[${HOST}]` : HOST;
   const url = `http://${host}:${port}/`;
@@ -1503,9 +1538,9 @@ function announce({ settings, password }: Service, port: number): void {
   const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!isTerminal) return log("info", "ready", { url, snippet, ...credentials });
+  if (!isTerminal) return log("info", "ready", { url, version, snippet, ...credentials });
   const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password})` : "";
-  print(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
+  print(`\nHeadcount ${version} is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
   print(`Dashboard: ${url}dashboard${generated}`);
 }
 
@@ -1518,7 +1553,7 @@ async function main(): Promise<void> {
   const openFiles = openFilesLimit();
   const settings = readSettings(process.env, openFiles);
   const engine = await openEngine(settings);
-  const service = await createService({ settings, engine, assets: readAssets(), openFiles });
+  const service = await createService({ settings, engine, assets: readAssets(), version: readVersion(), openFiles });
   const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
   const stop = await startService(service);
   announce(service, port);

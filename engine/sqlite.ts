@@ -7,7 +7,7 @@
 
 import { chmodSync, existsSync, mkdirSync, renameSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
+import type { DatabaseSync } from "node:sqlite";
 import {
   type DayTotals,
   type Engine,
@@ -28,6 +28,9 @@ import {
   type VisitorEntry,
 } from "./engine.ts";
 import { addViews, countVisitors, daysSince, pageViews, siteTotals, TOTALS_SCHEMA } from "./sqlite-totals.ts";
+
+/** Imported here, and not above, so that a bundle can still say on a runtime without it that this is the wrong runtime. */
+const sqlite = await import("node:sqlite");
 
 export interface Options {
   /** The folder of `headcount.db`, made where need be. `:memory:` keeps nothing. */
@@ -246,7 +249,7 @@ function pageNamer(database: DatabaseSync): (site: string, page: string) => stri
 /** Opens the file and brings it to the newest version. A file that is no sound database is set aside for a new one. */
 function openDatabase(file: string, isChecked: boolean, log: Log): DatabaseSync {
   if (file !== ":memory:") mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-  const database = new DatabaseSync(file);
+  const database = new sqlite.DatabaseSync(file);
   try {
     database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = ${LOCK_WAIT_MS}`);
     if (!isChecked) checkDatabase(database);

@@ -7,7 +7,7 @@ import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS } from "../engine/eng
 import { dateOf } from "./calendar.ts";
 import type { Journal } from "./journal.ts";
 import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES } from "./live.ts";
-import { type Metrics, METRICS_CONTENT_TYPE } from "./metrics.ts";
+import { type Metrics, METRICS_CONTENT_TYPE, runtimeName } from "./metrics.ts";
 import { readingOf } from "./reading.ts";
 import type { Totals } from "./totals.ts";
 
@@ -20,6 +20,7 @@ export interface StatsRoutesOptions {
   readonly connections: LiveConnections;
   readonly metrics: Metrics;
   readonly maxConnections: number;
+  readonly version: string;
   /** Lets only the operator pass. */
   readonly operatorOnly: MiddlewareHandler;
   /** Whether everybody may see the dashboard, without refusals and the details of the node. */
@@ -127,9 +128,10 @@ function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOpti
   app.get("/dashboard/days", forSite(answerDays));
 }
 
-function nodeState({ connections, engine, journal, maxConnections }: StatsRoutesOptions) {
+function nodeState({ connections, engine, journal, maxConnections, version }: StatsRoutesOptions) {
   return {
-    runtime: typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`,
+    version,
+    runtime: runtimeName(),
     startedAt: Math.round(performance.timeOrigin),
     memory: process.memoryUsage.rss(),
     connections: connections.size,
