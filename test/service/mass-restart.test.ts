@@ -29,7 +29,7 @@ onBothRuntimes("mass restart", (runtime) => {
 
 /** Opens all pages, restarts the service, and lets all visitors but the leavers come back. */
 async function openAndRestart(runtime: Runtime) {
-  const target = await Target.start(runtime, { DATA: temporaryFolder(), GRACE_SECONDS: 5 });
+  const target = await Target.start(runtime, { DATA: temporaryFolder() });
   const visitors = await times(population, 32, async () => {
     const visitor = target.visitor();
     return { visitor, connection: await visitor.open() };
