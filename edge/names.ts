@@ -78,6 +78,17 @@ export class AllowedSites {
     );
   }
 
+  /**
+   * The setting that would allow a host. For `www.` and its apex that is one wildcard, because two entries would be two
+   * sites with a count each.
+   */
+  adviceFor(host: string): string {
+    const apex = host.replace(/^www\./, "");
+    const isVariant = [apex, `www.${apex}`].some((name) => this.#entries.some((site) => site.name === name));
+    const others = this.#entries.map(({ name }) => name).filter((name) => !isVariant || !name.endsWith(apex));
+    return `SITES=${[...others, isVariant || host !== apex ? `*.${apex}` : host].join(",")}`;
+  }
+
   /** The site of this name, if there is one. A host that an entry covers stands for the site of that entry. */
   byName(name: string, host: string): string | undefined {
     if (this.names.has(name) || name === host) return name;

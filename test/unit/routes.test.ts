@@ -303,4 +303,14 @@ describe("routes", () => {
     const metrics = await (await request("/metrics", { headers: OPERATOR })).text();
     expect(metrics).toContain('headcount_visitors_online{site="example.com"} 0');
   });
+
+  test("routes: a limit that a proxy shares between its visitors names TRUST_PROXY", async () => {
+    const { token } = await setUp({ MAX_TOKENS_PER_IP: "1" });
+    const behindProxy = { "X-Forwarded-For": "192.0.2.9" };
+    await token({}, behindProxy);
+    const refused = await token({}, behindProxy);
+    expect(refused.status).toBe(429);
+    expect(((await refused.json()) as { detail: string }).detail).toContain("TRUST_PROXY is 0");
+    expect(((await (await token()).json()) as { detail: string }).detail).not.toContain("TRUST_PROXY is 0");
+  });
 });
