@@ -51,6 +51,7 @@ import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
 import * as v from "valibot";
 import { createFileCheck, Guard, openFilesLimit, problem, type Reason, REFUSALS } from "./edge/guard.ts";
+import { createHints } from "./edge/hints.ts";
 import { droppedLines, flushLog, guarded, isTerminal, log, print, report } from "./edge/log.ts";
 import {
   AllowedSites,
@@ -1046,7 +1047,6 @@ const TokenRequest = v.pipe(
 );
 const MAX_BODY_BYTES = 4_096;
 const CACHED_ORIGINS = 1_000;
-const MAX_LOGGED_SITES = 20; // strangers can invent more
 const CACHED_USER_AGENTS = 1_000;
 const CACHED_HASH_VISITORS = 50_000;
 const COOKIE_SECONDS = 30 * 86_400;
@@ -1068,7 +1068,7 @@ export function createApp(options: AppOptions): Hono<App> {
     version,
     password,
   } = options;
-  const hints = createHints(settings, allowedSites);
+  const hints = createHints(settings.TRUST_PROXY, allowedSites);
   const refuse: Refuse = (c, reason, detail) => {
     metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
     if (reason === "origin") hints.originRefused(originOf(c));
@@ -1128,39 +1128,6 @@ export function createApp(options: AppOptions): Hono<App> {
 
 const refuseOrigin = (c: Context, refuse: Refuse) =>
   refuse(c, "origin", `${originOf(c) || "A request without Origin"} is not one of the SITES of this service`);
-
-/** What the owner should be told when the settings do not fit the requests that come. Each thing is logged once. */
-function createHints({ TRUST_PROXY }: Settings, allowedSites: AllowedSites) {
-  let hasSeenProxy = false;
-  const refusedSites = new Set<string>();
-  return {
-    /** Notices a proxy that is not trusted: all visitors then share its address. */
-    lookAt(c: Context): void {
-      if (hasSeenProxy || TRUST_PROXY > 0 || c.req.header("x-forwarded-for") === undefined) return;
-      hasSeenProxy = true;
-      log("warn", "X-Forwarded-For is ignored, so all visitors behind a proxy share its address and its limits", {
-        advice: "behind a proxy, set TRUST_PROXY=1",
-      });
-    },
-
-    /** A limit that may only have been reached because a proxy is not trusted. */
-    detailOf(c: Context, reason: Reason): string | undefined {
-      const isOfAddress = ["address", "tokens", "visitors", "address_pages"].includes(reason);
-      if (!isOfAddress || TRUST_PROXY > 0 || c.req.header("x-forwarded-for") === undefined) return undefined;
-      return `${REFUSALS[reason][2]}. All visitors behind a proxy share one address here, because TRUST_PROXY is 0`;
-    },
-
-    originRefused(origin: string): void {
-      const host = webUrl(origin)?.host;
-      if (host === undefined || refusedSites.has(host) || refusedSites.size >= MAX_LOGGED_SITES) return;
-      refusedSites.add(host);
-      log("info", "a page was refused because SITES does not allow it", {
-        origin,
-        advice: allowedSites.adviceFor(host),
-      });
-    },
-  };
-}
 
 /** Returns a function that finds the embedder of a request. Results are cached by Origin and Host. */
 function createEmbedderLookup(allowedSites: AllowedSites): (c: RequestContext) => Embedder {
