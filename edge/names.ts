@@ -2,7 +2,7 @@
  * Names and addresses: which site, page and address a request is about. Nothing a client sends is used as it is.
  */
 
-import { URL } from "node:url";
+import { URL, URLSearchParams } from "node:url";
 import type { Context } from "hono";
 import ipaddr from "ipaddr.js";
 
