@@ -58,13 +58,16 @@ import {
   clientAddress,
   hostOf,
   isSecure,
+  isTooLong,
   isValidHost,
   limitKey,
   originOf,
   pageName,
   parseBlock,
   ownOrigin,
+  paramsOf,
   parseSite,
+  queryOf,
   refererUrl,
   userAgentOf,
   webUrl,
@@ -1046,8 +1049,8 @@ const TokenRequest = v.pipe(
   }),
 );
 const MAX_BODY_BYTES = 4_096;
-const CACHED_ORIGINS = 1_000;
-const CACHED_USER_AGENTS = 1_000;
+/** A cache whose keys strangers choose, and choose long: a thousand keys of the usual length. */
+const CACHED_HEADERS = { max: 1_000, maxSize: 200_000, sizeCalculation: (_: unknown, key: string) => 1 + key.length };
 const CACHED_HASH_VISITORS = 50_000;
 const COOKIE_SECONDS = 30 * 86_400;
 const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read these with the operator's password
@@ -1082,7 +1085,9 @@ export function createApp(options: AppOptions): Hono<App> {
     c.set("address", address);
     c.set("addressKey", limitKey(address));
     hints.lookAt(c);
-    const refused = guard.checkAddress(address) ?? (isValidHost(hostOf(c)) ? undefined : "host");
+    const refused = isTooLong(c.req.url)
+      ? "url"
+      : (guard.checkAddress(address) ?? (isValidHost(hostOf(c)) ? undefined : "host"));
     if (refused !== undefined) c.res = refuse(c, refused);
     else await next();
     if (c.res.status !== 101 && !PRIVATE_PATH.test(c.req.path)) allowAllOrigins(c); // Deno's 101 must stay as it is
@@ -1094,7 +1099,7 @@ export function createApp(options: AppOptions): Hono<App> {
   });
   addTokenRoute(app, options, refuse);
   addSocketRoute(app, options, refuse);
-  addPublicRoutes(app, { journal, totals, engine, live: rooms, connections, forSite, pageName, refuse });
+  addPublicRoutes(app, { journal, totals, engine, live: rooms, connections, forSite, pageName, paramsOf, refuse });
   addStatsRoutes(app, {
     journal,
     totals,
@@ -1132,7 +1137,7 @@ const refuseOrigin = (c: Context, refuse: Refuse) =>
 /** Returns a function that finds the embedder of a request. Results are cached by Origin and Host. */
 function createEmbedderLookup(allowedSites: AllowedSites): (c: RequestContext) => Embedder {
   const cache = new LRUCache<string, Embedder>({
-    max: CACHED_ORIGINS,
+    ...CACHED_HEADERS,
     memoMethod: (key) => {
       const [header, host = ""] = key.split("\n");
       const origin = webUrl(header);
@@ -1151,7 +1156,8 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
     allowedSites.byOrigin(webUrl(ownOrigin(c, settings.TRUST_PROXY)), host) ?? host;
   return (answer: SiteHandler): Handler =>
     async (c) => {
-      const { site: name, page: rawPage } = c.req.query();
+      const name = queryOf(c, "site");
+      const rawPage = queryOf(c, "page");
       if (name === undefined) c.header("Vary", "Referer");
       const host = hostOf(c);
       const asking = webUrl(c.req.header("origin")) ?? refererUrl(c.req.header("referer"));
@@ -1179,7 +1185,7 @@ function addTokenRoute(
 ): void {
   const embedderOf = createEmbedderLookup(allowedSites);
   const identify = createIdentify(settings, signer, engine, today);
-  const bots = new LRUCache<string, boolean>({ max: CACHED_USER_AGENTS, memoMethod: (userAgent) => isbot(userAgent) });
+  const bots = new LRUCache<string, boolean>({ ...CACHED_HEADERS, memoMethod: (userAgent) => isbot(userAgent) });
   const isCrawler = (c: RequestContext) => bots.memo(userAgentOf(c));
 
   app.post("/token", limitBody(refuse), async (c) => {
@@ -1222,7 +1228,7 @@ function addSocketRoute(
     if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
     const { origin, site } = embedderOf(c);
     if (site === undefined) return refuseOrigin(c, refuse);
-    const claims = signer.readToken(origin, c.req.query("token") ?? "", engine.wallClock());
+    const claims = signer.readToken(origin, queryOf(c, "token") ?? "", engine.wallClock());
     const stopTimer = metrics.claimDuration.startTimer();
     const isClaimed = claims !== undefined && (await engine.spend(claims, engine.wallClock()));
     stopTimer();
@@ -1299,7 +1305,7 @@ function operatorOnly(guard: Guard, password: string, refuse: Refuse): Middlewar
  */
 function addCheckRoute(app: Hono<App>, { settings, allowedSites }: AppOptions): void {
   app.get("/check/request", (c) => {
-    const asked = c.req.query("site") ?? "";
+    const asked = queryOf(c, "site") ?? "";
     const host = hostOf(c);
     const site = allowedSites.byName(asked, host) ?? allowedSites.byOrigin(webUrl(asked), host);
     const asking = c.req.header("origin"); // which every foreign page sends

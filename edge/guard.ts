@@ -35,6 +35,7 @@ export const REFUSALS = {
   password: [401, "Password needed", "This page is for the operator: user admin, password ADMIN_PASSWORD"],
   unknown: [404, "Not found", "There is nothing at this address"],
   site: [404, "Site not found", "This site is not one of the SITES of this service"],
+  url: [414, "Address too long", "The address that is asked for may have at most 16,384 characters"],
   size: [413, "Body too large", "The body may have at most 4,096 bytes"],
   upgrade: [426, "Upgrade required", "This route is for WebSockets, or a proxy dropped the Upgrade header"],
   guesses: [429, "Too many wrong passwords", "This address sent ten wrong passwords in a minute", 60],

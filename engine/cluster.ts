@@ -19,6 +19,8 @@ interface LastTotal {
 
 /** For how many rooms that this node does not have the last total is kept. */
 const MAX_LAST_TOTALS = 10_000;
+/** The characters of all their names, which anybody may ask for. */
+const MAX_LAST_TOTALS_LENGTH = 2_000_000;
 
 const roomKey = (site: string, page: string) => `${site} ${page}`;
 
@@ -42,7 +44,11 @@ export class RedisCluster implements Cluster {
   readonly #siteListener: SiteListener;
   readonly #sites = new Map<string, SharedSite>();
   readonly #staleSites = new Set<SharedSite>();
-  readonly #lastTotals = new LRUCache<string, LastTotal>({ max: MAX_LAST_TOTALS });
+  readonly #lastTotals = new LRUCache<string, LastTotal>({
+    max: MAX_LAST_TOTALS,
+    maxSize: MAX_LAST_TOTALS_LENGTH,
+    sizeCalculation: (_, room) => room.length,
+  });
   #listener: ClusterListener | undefined;
   #subscriber: Client | undefined;
   #ticker: ReturnType<typeof setInterval> | undefined;

@@ -1,5 +1,6 @@
 /** The numbers for everybody: JSON, and a badge. */
 
+import type { URLSearchParams } from "node:url";
 import type { Context, Env, Handler, Hono } from "hono";
 import { etag } from "hono/etag";
 import type { Engine } from "../engine/engine.ts";
@@ -20,6 +21,8 @@ export interface PublicRoutesOptions {
   readonly forSite: (answer: SiteHandler) => Handler;
   /** The one name of a page; undefined for a name that is not valid. */
   readonly pageName: (text: string) => string | undefined;
+  /** The parameters in the query of a request. */
+  readonly paramsOf: (c: Context) => URLSearchParams;
   readonly refuse: (c: Context, reason: "page" | "pages" | "badge") => Response;
 }
 
@@ -66,11 +69,11 @@ function numbersOf({ live, engine, journal, totals }: PublicRoutesOptions, site:
 }
 
 export function addPublicRoutes<E extends Env>(app: Hono<E>, options: PublicRoutesOptions): void {
-  const { connections, forSite, refuse } = options;
+  const { connections, forSite, paramsOf, refuse } = options;
 
   const answerCount: SiteHandler = async (c, site, page) => {
     c.header("Cache-Control", MAX_AGE);
-    const asked = c.req.queries("page") ?? [];
+    const asked = paramsOf(c).getAll("page");
     const pages = asked.length > 1 ? await countPages(options, site, asked) : undefined;
     if (asked.length > MAX_PAGES) return refuse(c, "pages");
     if (asked.length > 1 && pages === undefined) return refuse(c, "page");
@@ -89,9 +92,11 @@ export function addPublicRoutes<E extends Env>(app: Hono<E>, options: PublicRout
   app.get("/count", etag(), forSite(answerCount));
 
   const answerBadge: SiteHandler = async (c, site, page) => {
-    const { number = "site", label, color = GREEN } = c.req.query();
+    const params = paramsOf(c);
+    const number = params.get("number") ?? "site";
+    const label = params.get("label");
     const badge = Object.hasOwn(BADGES, number) ? BADGES[number] : undefined;
-    const fill = parseColor(color);
+    const fill = parseColor(params.get("color") ?? GREEN);
     const isTooLong = (label?.length ?? 0) > MAX_LABEL_LENGTH;
     if (badge === undefined || fill === undefined || isTooLong) return refuse(c, "badge");
     const value = await badge.read(numbersOf(options, site, page ?? "/"));

@@ -94,6 +94,8 @@ describe("pages and addresses", () => {
     ["x".repeat(1_025), undefined],
     ["", undefined],
     ["/a\nb", undefined],
+    [`/e${"\u0301".repeat(30)}`, `/é${"\u0301".repeat(29)}`],
+    [`/e${"\u0301".repeat(31)}`, undefined],
     ["/a%0Ab", undefined],
     ["/\u001b[31m", undefined],
     ["/\ud800", undefined],
