@@ -15,7 +15,7 @@ const entry = process.env["HEADCOUNT_ENTRY"] ?? "server.ts"; // HEADCOUNT_ENTRY=
 const permissions = ["--allow-net", "--allow-env", "--allow-read", "--allow-write", "--allow-sys"];
 const commands: Record<Runtime, string[]> = {
   bun: ["node_modules/.bin/bun", entry],
-  deno: ["node_modules/.bin/deno", "run", ...permissions, entry],
+  deno: ["node_modules/.bin/deno", "run", "--quiet", ...permissions, entry],
 };
 
 const services = new Set<Service>();
