@@ -9,6 +9,7 @@
 import {
   DAY_MINUTES,
   type Log,
+  MAX_UNLISTED_SITES,
   messageOf,
   MINUTE_MS,
   type Peak,
@@ -17,8 +18,8 @@ import {
   type StatsEntries,
   type StatsStore,
 } from "../engine/engine.ts";
+import { bucketOf } from "../engine/reading.ts";
 import type { LiveRoom, LiveSites } from "./live.ts";
-import { bucketOf, readingOf } from "./reading.ts";
 
 /** One view of a page, as the journal sees it. The journal alone changes the fields that are not readonly. */
 export interface View {
@@ -39,7 +40,7 @@ export interface View {
 export interface JournalOptions {
   readonly store: StatsStore;
   readonly live: LiveSites;
-  /** The sites of SITES. Of other sites, which a Host header can invent, only the first 100 are recorded. */
+  /** The sites of SITES. Of other sites, which a Host header can invent, only the first few are recorded. */
   readonly listedSites: ReadonlySet<string>;
   /** Milliseconds since 1970. */
   readonly wallClock: () => number;
@@ -61,7 +62,6 @@ const MIN_VIEW_MS = 1_000; // fifty moves in an instant are not fifty readings
 const MAX_VIEW_SECONDS = 3_600;
 const CACHE_MS = 60_000; // how old a peak and a median may be when pages show them
 const MAX_SUMS = 50_000; // what is kept in memory for an engine that cannot take it
-const MAX_UNLISTED_SITES = 100;
 
 export class Journal {
   /** How often the engine could not take what was to be recorded. */
@@ -114,7 +114,7 @@ export class Journal {
     this.#sums = new Map();
     this.#sumCount = 0;
     try {
-      await this.#store({ readings, peaks });
+      await this.#store({ readings, peaks, unlistedSites: this.#unlistedSites });
       for (const peak of peaks) peak.isStored = true;
     } catch {
       // #store has reported the failure
@@ -171,10 +171,9 @@ export class Journal {
 
   /** While the engine is away, the median is the one known before. */
   async #readMedian({ site, page }: RoomName, known: number | undefined): Promise<number | undefined> {
-    const sums = await this.#options.store.readings(site, page).catch(() => undefined);
-    if (sums === undefined) return known;
-    const { views, median } = readingOf(sums);
-    return views === 0 ? undefined : median;
+    const reading = await this.#options.store.reading(site, page ?? "").catch(() => undefined);
+    if (reading === undefined) return known;
+    return reading.views === 0 ? undefined : reading.median;
   }
 
   async #store(entries: StatsEntries): Promise<void> {
