@@ -1518,7 +1518,7 @@ export async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Setting
   const tokenTtlMs = TOKEN_TTL_SECONDS * 1_000;
   if (REDIS_URL === undefined) {
     const { SqliteEngine } = await import("./engine/sqlite.ts");
-    return new SqliteEngine({ folder: DATA, tokenTtlMs, log });
+    return SqliteEngine.open({ folder: DATA, tokenTtlMs, log });
   }
   const { RedisEngine } = await import("./engine/redis.ts");
   return RedisEngine.open(REDIS_URL, { tokenTtlMs, log });

@@ -6,15 +6,22 @@
  * several nodes. This file imports nothing of the project, so everybody may import it.
  */
 
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 
 export const MINUTE_MS = 60_000;
 export const DAY_MINUTES = 1_440;
 /** For how many days the highest count of each minute is kept. */
 export const HISTORY_DAYS = 90;
-/** How many pages of a site have statistics of their own. Further pages share the name OTHER_PAGES. */
+/** How many pages of a site in SITES have statistics of their own. Further pages share the name OTHER_PAGES. */
 export const MAX_PAGES_PER_SITE = 10_000;
 export const OTHER_PAGES = "(other)";
+/** How many sites have statistics that are not in SITES, and how many pages of such a site. A Host header invents them. */
+export const MAX_UNLISTED_SITES = 20;
+export const MAX_PAGES_PER_UNLISTED_SITE = 1_000;
+/** In characters. A longer name of a page is stored shortened. */
+export const MAX_STORED_NAME_LENGTH = 256;
+/** How many pages the list of the most read pages has at most. */
+export const MAX_MOST_READ = 1_000;
 
 /** Writes one line for an event. */
 export type Log = (level: "info" | "warn" | "error", event: string, fields?: Record<string, unknown>) => void;
@@ -40,6 +47,18 @@ export interface ReadingSum {
   seconds: number;
 }
 
+/** How a page was read. `seconds` is the sum over all views; `median` and `p90` are seconds of one view, within 10 %. */
+export interface Reading {
+  readonly views: number;
+  readonly seconds: number;
+  readonly median: number;
+  readonly p90: number;
+}
+
+export interface PageReading extends Reading {
+  readonly page: string;
+}
+
 /** The highest count of a site in a minute (since 1970), or in a longer time that begins with that minute. */
 export interface Peak {
   readonly minute: number;
@@ -57,7 +76,9 @@ export interface ViewSum {
 export interface StatsEntries {
   readonly readings: readonly ReadingSum[];
   readonly peaks: readonly (Peak & { readonly site: string })[];
-  readonly views: readonly ViewSum[];
+  readonly views?: readonly ViewSum[];
+  /** Those of the sites that are not in SITES. Fewer of them, and fewer of their pages, are kept. */
+  readonly unlistedSites?: ReadonlySet<string>;
 }
 
 /** A visitor who came to a site on a day. */
@@ -116,8 +137,10 @@ export interface StatsStore {
   readonly lostEntries: number;
   /** Adds entries, all or nothing. @throws {Error} when they cannot be kept now; the caller tries again later */
   record(entries: StatsEntries): Promise<void>;
-  /** The reading times of a site, or of one page of it. */
-  readings(site: string, page?: string): Promise<ReadingSum[]>;
+  /** How a page was read. `views` is 0 when nobody has read it. */
+  reading(site: string, page: string): Promise<Reading>;
+  /** The pages of a site that were read for the longest time in all, at most MAX_MOST_READ, longest first. */
+  mostRead(site: string): Promise<PageReading[]>;
   /** The highest counts since a minute, one for every `step` minutes in which anybody was there, oldest first. */
   history(site: string, fromMinute: number, step: number): Promise<Peak[]>;
   /** The highest count ever, if there was any. */
@@ -126,8 +149,11 @@ export interface StatsStore {
 
 /** Keeps views and visitors, for good. */
 export interface TotalsStore {
-  /** Counts each visitor once per site and day, all or nothing. Sets of earlier days are thrown away. */
-  countVisitors(entries: readonly VisitorEntry[]): Promise<void>;
+  /**
+   * Counts each visitor once per site and day, all or nothing. Sets of earlier days are thrown away.
+   * @param unlistedSites those of the sites that are not in SITES
+   */
+  countVisitors(entries: readonly VisitorEntry[], unlistedSites?: ReadonlySet<string>): Promise<void>;
   siteTotals(site: string, day: number): Promise<SiteTotals>;
   /** The views of each of the pages, in the same order. */
   pageViews(site: string, pages: readonly string[]): Promise<number[]>;
@@ -173,6 +199,19 @@ export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore, T
   readonly cluster: Cluster | undefined;
   close(): Promise<void>;
 }
+
+/**
+ * The name under which a page is stored. A name of more than MAX_STORED_NAME_LENGTH characters is cut, and ends with a
+ * hash of the whole name, so two long names stay two pages.
+ */
+export function storedPageName(page: string): string {
+  if (page.length <= MAX_STORED_NAME_LENGTH) return page;
+  const hash = createHash("sha256").update(page).digest("base64url").slice(0, NAME_HASH_LENGTH);
+  const start = page.slice(0, MAX_STORED_NAME_LENGTH - hash.length - 1).toWellFormed(); // the cut may split a character
+  return `${start}…${hash}`;
+}
+
+const NAME_HASH_LENGTH = 16; // 96 bits
 
 export const newSecret = (): string => randomBytes(32).toString("base64url");
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -53,8 +53,9 @@ import {
   type Member,
   messageOf,
   newSecret,
+  type PageReading,
   type Peak,
-  type ReadingSum,
+  type Reading,
   type SecretStore,
   SpentNonces,
   type StatsEntries,
@@ -252,8 +253,12 @@ export class RedisEngine implements Engine {
     return this.#statistics.record(entries);
   }
 
-  readings(site: string, page?: string): Promise<ReadingSum[]> {
-    return this.#statistics.readings(site, page);
+  reading(site: string, page: string): Promise<Reading> {
+    return this.#statistics.reading(site, page);
+  }
+
+  mostRead(site: string): Promise<PageReading[]> {
+    return this.#statistics.mostRead(site);
   }
 
   history(site: string, fromMinute: number, step: number): Promise<Peak[]> {

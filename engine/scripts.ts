@@ -181,26 +181,32 @@ export const CLOCK = script(`return redis.call("TIME")`);
 // ── RECORD ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Adds a part of the statistics of one site, unless the part was added before. Pages beyond the limit share one key. A day
- * of history is a string of 32-bit numbers, one per minute. An entry that cannot be added, for example because its key
- * has a wrong type, does not hinder the other entries. Answers {number of such entries, the last error}.
+ * Adds a part of the statistics of one site, unless the part was added before. A new page beyond the limit is added to the
+ * page of all others. A day of history is a string of 32-bit numbers, one per minute. An entry that cannot be added, for
+ * example because its key has a wrong type, does not hinder the other entries. Answers {number of such entries, the last
+ * error}.
  *
- * KEYS: mark of the last part, page names, readings of other pages, highest count, then one key per entry.
- * ARGV: id of the part, life of the mark in s, limit of pages, number of readings; then for each reading: page, bucket,
- * views, ms; then for each peak: minute, minute of the day, when its day expires (s since 1970), count.
+ * KEYS: mark of the last part, histograms by page (JSON), pages by reading time in ms, highest count, then one key per
+ * peak: its day.
+ * ARGV: id of the part, life of the mark in s, limit of pages, name of the page of all others, life of the statistics in s
+ * ("" for ever), number of readings; then for each reading: page, bucket, views, ms; then for each peak: minute, minute of
+ * the day, when its day expires (s since 1970), count.
  */
 export const RECORD = script(`
-local mark, pages, other, highest = unpack(KEYS, 1, 4)
-local id, mark_ttl, max_pages, readings = unpack(ARGV, 1, 4)
+local mark, histograms, most_read, highest = unpack(KEYS, 1, 4)
+local id, mark_ttl, max_pages, other, ttl, readings = unpack(ARGV, 1, 6)
 if redis.call("GET", mark) == id then return {0, ""} end
 redis.call("SET", mark, id, "EX", mark_ttl)
 
-local function add_reading(sums, page, bucket, views, ms)
-  if redis.call("SISMEMBER", pages, page) == 0 then
-    if redis.call("SCARD", pages) < tonumber(max_pages) then redis.call("SADD", pages, page) else sums = other end
-  end
-  redis.call("HINCRBY", sums, bucket, views)
-  redis.call("HINCRBY", sums, bucket .. "ms", ms)
+local function add_reading(page, bucket, views, ms)
+  local is_known = redis.call("ZSCORE", most_read, page)
+  if not is_known and redis.call("ZCARD", most_read) >= tonumber(max_pages) then page = other end
+  redis.call("ZINCRBY", most_read, ms, page)
+  local is_sound, histogram = pcall(cjson.decode, redis.call("HGET", histograms, page) or "{}")
+  if not is_sound then histogram = {} end -- a damaged one counts as empty
+  local sum = (histogram[bucket] or 0) + views
+  histogram[bucket] = sum ~= 0 and sum or nil
+  redis.call("HSET", histograms, page, cjson.encode(histogram))
 end
 
 local function raise_peak(day, minute, offset, expires, peak)
@@ -214,13 +220,48 @@ local function raise_peak(day, minute, offset, expires, peak)
 end
 
 local refused, reason = 0, ""
-for entry = 1, #KEYS - 4 do
-  local add = entry <= tonumber(readings) and add_reading or raise_peak
-  local done, problem = pcall(add, KEYS[4 + entry], unpack(ARGV, 4 * entry + 1, 4 * entry + 4))
-  if not done then
-    refused = refused + 1
-    reason = type(problem) == "table" and problem.err or tostring(problem)
-  end
+local function try(add, ...)
+  local done, problem = pcall(add, ...)
+  if done then return end
+  refused = refused + 1
+  reason = type(problem) == "table" and problem.err or tostring(problem)
+end
+
+local at = 7 -- of the next entry in ARGV
+for _ = 1, tonumber(readings) do
+  try(add_reading, unpack(ARGV, at, at + 3))
+  at = at + 4
+end
+for peak = 5, #KEYS do
+  try(raise_peak, KEYS[peak], unpack(ARGV, at, at + 3))
+  at = at + 4
+end
+for _, key in ipairs({histograms, most_read, highest}) do
+  if ttl == "" then redis.call("PERSIST", key) else redis.call("EXPIRE", key, ttl) end
 end
 return {refused, reason}
+`);
+
+// ── ADMIT ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Admits sites that are not in SITES to the statistics, as long as there are few of them. A site that was not recorded for
+ * a long time makes room for others. Answers the sites that are admitted.
+ *
+ * KEYS: the sites that are admitted, by the time of their last record.
+ * ARGV: the time now, the time before which a site makes room, how many sites there may be, then the sites.
+ */
+export const ADMIT = script(`
+local sites = KEYS[1]
+local now, oldest, max_sites = unpack(ARGV, 1, 3)
+redis.call("ZREMRANGEBYSCORE", sites, "-inf", oldest)
+local admitted = {}
+for index = 4, #ARGV do
+  local is_known = redis.call("ZSCORE", sites, ARGV[index])
+  if is_known or redis.call("ZCARD", sites) < tonumber(max_sites) then
+    redis.call("ZADD", sites, now, ARGV[index])
+    admitted[#admitted + 1] = ARGV[index]
+  end
+end
+return admitted
 `);

@@ -11,24 +11,33 @@ import { LRUCache } from "lru-cache";
 import {
   DAY_MINUTES,
   HISTORY_DAYS,
+  MAX_MOST_READ,
   MAX_PAGES_PER_SITE,
+  MAX_PAGES_PER_UNLISTED_SITE,
+  MAX_UNLISTED_SITES,
   messageOf,
   MINUTE_MS,
   OTHER_PAGES,
+  type PageReading,
   type Peak,
+  type Reading,
   type ReadingSum,
   type StatsEntries,
   type StatsStore,
+  storedPageName,
 } from "./engine.ts";
 import { isConnectionError, type Link } from "./link.ts";
 import { keyOf, type Options } from "./options.ts";
-import { RECORD } from "./scripts.ts";
+import { inPortions } from "./portions.ts";
+import { parseHistogram, readingOf } from "./reading.ts";
+import { ADMIT, RECORD } from "./scripts.ts";
 import { newNodeName } from "./site.ts";
 
 /** Entries of one site that one script adds. */
 interface Part {
   readonly id: string;
   readonly site: string;
+  readonly isListed: boolean;
   readonly readings: readonly ReadingSum[];
   readonly peaks: readonly Peak[];
   /** How often the part was sent without success. */
@@ -44,13 +53,12 @@ interface SiteEntries {
 const MAX_PART = 500; // entries: 2,500 arguments, and about 2 ms of Redis
 const MAX_TRIES = 10; // of one part; each call of `record` makes one or two
 const PARALLEL_SITES = 4; // between these scripts Redis has time for counts
-const PARALLEL_READS = 1_000;
 /** How long Redis remembers the last part of a site, which is how long a part may be sent again. */
 const MARK_TTL_SECONDS = 86_400;
 const DAY_SECONDS = 86_400;
+/** The statistics of a site that is not in SITES expire when nothing was recorded for so long. */
+const UNLISTED_TTL_SECONDS = HISTORY_DAYS * DAY_SECONDS;
 const BYTES_PER_MINUTE = 4; // in the string that holds a day of history
-/** The sum of seconds is kept in whole milliseconds, in the field of the bucket with this suffix. */
-const MS_SUFFIX = "ms";
 /** Losses of a site are logged once in this time. */
 const LOG_INTERVAL_MS = 3_600_000;
 const MAX_LOGGED_SITES = 1_000;
@@ -96,17 +104,26 @@ export class RedisStatistics implements StatsStore {
     return turn;
   }
 
-  async readings(site: string, page?: string): Promise<ReadingSum[]> {
-    const pages = page === undefined ? await this.#pagesOf(site) : [page];
-    const sums: ReadingSum[] = [];
-    for (let from = 0; from < pages.length; from += PARALLEL_READS) {
-      const names = pages.slice(from, from + PARALLEL_READS);
-      const replies = await this.#link.ask((client) =>
-        Promise.all(names.map((name) => client.hgetall(this.#key(site, `read:${name}`)))),
-      );
-      for (const [index, name] of names.entries()) addReadings(sums, site, name, replies[index] ?? {});
-    }
-    return sums;
+  async reading(site: string, page: string): Promise<Reading> {
+    const name = storedPageName(page);
+    const [histogram, ms] = await this.#link.ask((client) =>
+      Promise.all([client.hget(this.#key(site, "readings"), name), client.zscore(this.#key(site, "mostread"), name)]),
+    );
+    return readingOf(parseHistogram(histogram), Number(ms) / 1_000);
+  }
+
+  async mostRead(site: string): Promise<PageReading[]> {
+    const key = this.#key(site, "mostread");
+    const ranking = await this.#link.ask((client) => client.zrevrange(key, 0, MAX_MOST_READ - 1, "WITHSCORES"));
+    const pages = ranking.filter((_, index) => index % 2 === 0); // each page is followed by its milliseconds
+    if (pages.length === 0) return [];
+    const histograms = await this.#link.ask((client) => client.hmget(this.#key(site, "readings"), ...pages));
+    const readings: PageReading[] = [];
+    await inPortions(pages.entries(), ([index, page]) => {
+      const seconds = Number(ranking[2 * index + 1]) / 1_000;
+      readings.push({ page, ...readingOf(parseHistogram(histograms[index]), seconds) });
+    });
+    return readings;
   }
 
   async history(site: string, fromMinute: number, step: number): Promise<Peak[]> {
@@ -137,15 +154,34 @@ export class RedisStatistics implements StatsStore {
     const obstacle = await this.#sendAll();
     if (obstacle !== undefined)
       throw new Error(`Redis takes no statistics: ${messageOf(obstacle)}`, { cause: obstacle });
-    for (const [site, { readings, peaks }] of entriesBySite(entries)) this.#enqueue(site, readings, peaks);
+    const sites = entriesBySite(entries);
+    const unlisted = [...sites.keys()].filter((site) => entries.unlistedSites?.has(site));
+    const admitted = await this.#admit(unlisted);
+    for (const [site, ofSite] of sites)
+      if (admitted.has(site)) this.#enqueue(site, false, ofSite);
+      else if (!unlisted.includes(site)) this.#enqueue(site, true, ofSite);
     await this.#sendAll();
   }
 
-  #enqueue(site: string, readings: ReadingSum[], peaks: Peak[]): void {
+  /** Those of the unlisted sites that are recorded. */
+  async #admit(sites: readonly string[]): Promise<ReadonlySet<string>> {
+    if (sites.length === 0) return new Set();
+    const nowSeconds = Math.floor(this.#wallClock() / 1_000);
+    const args = [nowSeconds, nowSeconds - UNLISTED_TTL_SECONDS, MAX_UNLISTED_SITES, ...sites];
+    try {
+      return new Set((await this.#link.run(ADMIT, [`${this.#options.prefix}unlisted`], args)) as string[]);
+    } catch (error) {
+      if (isTemporary(error)) throw error;
+      for (const site of sites) this.#giveUp(site, 1, messageOf(error)); // listed sites are recorded all the same
+      return new Set();
+    }
+  }
+
+  #enqueue(site: string, isListed: boolean, { readings, peaks }: SiteEntries): void {
     const parts = this.#unconfirmed.get(site) ?? [];
     const add = (some: Pick<Part, "readings" | "peaks">) => {
       this.#lastPart += 1;
-      parts.push({ id: `${this.#name}${this.#lastPart}`, site, ...some, tries: 0 });
+      parts.push({ id: `${this.#name}${this.#lastPart}`, site, isListed, ...some, tries: 0 });
     };
     for (const chunk of chunksOf(readings, MAX_PART)) add({ readings: chunk, peaks: [] });
     for (const chunk of chunksOf(peaks, MAX_PART)) add({ readings: [], peaks: chunk });
@@ -202,28 +238,19 @@ export class RedisStatistics implements StatsStore {
     this.#options.log("error", "Redis refuses statistics of a site, which are lost", { site, entries, message });
   }
 
-  #argumentsOf({ id, site, readings, peaks }: Part): { keys: string[]; args: (string | number)[] } {
-    const keys = [`wrote:${this.#name}`, "pages", `read:${OTHER_PAGES}`, "highest"].map((name) =>
-      this.#key(site, name),
-    );
-    const args: (string | number)[] = [id, MARK_TTL_SECONDS, MAX_PAGES_PER_SITE, readings.length];
-    for (const { page, bucket, views, seconds } of readings) {
-      keys.push(this.#key(site, `read:${page}`));
-      args.push(page, bucket, views, Math.round(seconds * 1_000));
-    }
+  #argumentsOf({ id, site, isListed, readings, peaks }: Part): { keys: string[]; args: (string | number)[] } {
+    const keys = [`wrote:${this.#name}`, "readings", "mostread", "highest"].map((name) => this.#key(site, name));
+    const maxPages = isListed ? MAX_PAGES_PER_SITE : MAX_PAGES_PER_UNLISTED_SITE;
+    const ttlSeconds = isListed ? "" : UNLISTED_TTL_SECONDS;
+    const args: (string | number)[] = [id, MARK_TTL_SECONDS, maxPages, OTHER_PAGES, ttlSeconds, readings.length];
+    for (const { page, bucket, views, seconds } of readings)
+      args.push(storedPageName(page), bucket, views, Math.round(seconds * 1_000));
     for (const { minute, peak } of peaks) {
       const day = Math.floor(minute / DAY_MINUTES);
       keys.push(this.#dayKey(site, day));
       args.push(minute, minute % DAY_MINUTES, (day + 1 + HISTORY_DAYS) * DAY_SECONDS, peak);
     }
     return { keys, args };
-  }
-
-  // Reading
-
-  async #pagesOf(site: string): Promise<string[]> {
-    const pages = await this.#link.ask((client) => client.smembers(this.#key(site, "pages")));
-    return pages.includes(OTHER_PAGES) ? pages : [...pages, OTHER_PAGES];
   }
 
   #key(site: string, name: string): string {
@@ -256,13 +283,5 @@ function* peaksOfDay(day: number, bytes: Buffer | null): Generator<Peak> {
   for (let offset = 0; offset < (bytes?.length ?? 0) / BYTES_PER_MINUTE; offset += 1) {
     const peak = bytes?.readUInt32BE(offset * BYTES_PER_MINUTE) ?? 0;
     if (peak > 0) yield { minute: day * DAY_MINUTES + offset, peak };
-  }
-}
-
-function addReadings(sums: ReadingSum[], site: string, page: string, fields: Record<string, string>): void {
-  for (const [field, views] of Object.entries(fields)) {
-    if (field.endsWith(MS_SUFFIX)) continue;
-    const seconds = Number(fields[field + MS_SUFFIX] ?? 0) / 1_000;
-    sums.push({ site, page, bucket: Number(field), views: Number(views), seconds });
   }
 }

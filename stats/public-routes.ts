@@ -7,7 +7,6 @@ import type { Engine } from "../engine/engine.ts";
 import { drawBadge, MAX_LABEL_LENGTH, parseColor } from "./badge.ts";
 import type { Journal } from "./journal.ts";
 import type { LiveConnections, LiveSites } from "./live.ts";
-import { readingOf } from "./reading.ts";
 import type { SiteHandler } from "./routes.ts";
 import type { Totals } from "./totals.ts";
 
@@ -58,7 +57,7 @@ function numbersOf({ live, engine, journal, totals }: PublicRoutesOptions, site:
     page: () => count(page),
     peak: () => journal.peak(site),
     read: async () => {
-      const { views, median } = readingOf(await engine.readings(site, page));
+      const { views, median } = await engine.reading(site, page);
       return views === 0 ? undefined : median;
     },
     ofPage: async () => {

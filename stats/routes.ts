@@ -3,12 +3,11 @@
 import process from "node:process";
 import type { Context, Env, Handler, Hono, MiddlewareHandler } from "hono";
 import { LRUCache } from "lru-cache";
-import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS } from "../engine/engine.ts";
+import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS, type StatsStore } from "../engine/engine.ts";
 import { dateOf } from "./calendar.ts";
 import type { Journal } from "./journal.ts";
 import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES } from "./live.ts";
 import { type Metrics, METRICS_CONTENT_TYPE, runtimeName } from "./metrics.ts";
-import { readingOf } from "./reading.ts";
 import type { Totals } from "./totals.ts";
 
 export interface StatsRoutesOptions {
@@ -47,46 +46,40 @@ const DAY_RANGES = new Map([
   ["all", Infinity],
 ]);
 const MAX_CHART_POINTS = 720;
-/** In characters: 10,000 pages with ordinary names. Deno holds a whole answer in memory for each slow reader. */
-const MAX_LIST_LENGTH = 1_000_000;
-const ENTRY_LENGTH = 70; // of a page in the list, without its name
-const LIST_CACHE_MS = 2_000;
-const MAX_CACHED_LISTS = 100;
+const LIST_CACHE_MS = 5_000; // the journal is written as often
 
 export function addStatsRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {
   addReadingRoute(app, options);
   addOperatorRoutes(app, options);
 }
 
-function addReadingRoute<E extends Env>(app: Hono<E>, { engine, forSite }: StatsRoutesOptions): void {
-  const readList = async (site: string): Promise<string> => {
-    const byPage = Map.groupBy(await engine.readings(site), (sum) => sum.page).entries();
-    const readings = Array.from(byPage, ([page, sums]) => Object.assign({ page }, readingOf(sums)));
-    return JSON.stringify({ pages: firstThatFit(readings.toSorted((a, b) => b.seconds - a.seconds)) });
-  };
-  // A list of 10,000 pages takes a tenth of a second, and anybody may ask for it.
-  const lists = new LRUCache<string, Promise<string>>({
-    max: MAX_CACHED_LISTS,
-    ttl: LIST_CACHE_MS,
-    ttlAutopurge: true,
-    memoMethod: readList,
-  });
+function addReadingRoute<E extends Env>(app: Hono<E>, { engine, listedSites, forSite }: StatsRoutesOptions): void {
+  const readList = createLists(engine, listedSites);
   const answer: SiteHandler = async (c, site, page) => {
-    if (page !== undefined) return c.json(readingOf(await engine.readings(site, page)));
-    return c.body(await lists.memo(site), 200, { "Content-Type": "application/json" });
+    if (page !== undefined) return c.json(await engine.reading(site, page));
+    return c.body(await readList(site), 200, { "Content-Type": "application/json" });
   };
   app.get("/reading", forSite(answer));
 }
 
-function firstThatFit<Entry extends { readonly page: string }>(entries: readonly Entry[]): Entry[] {
-  const fitting: Entry[] = [];
-  let length = 0;
-  for (const entry of entries) {
-    length += entry.page.length + ENTRY_LENGTH;
-    if (length > MAX_LIST_LENGTH) break;
-    fitting.push(entry);
-  }
-  return fitting;
+/**
+ * Returns a function that reads the list of the most read pages of a site. Anybody may ask for lists, so they are read one
+ * after the other, and each one serves all who wait for it. Only lists of SITES are cached: a Host header can invent
+ * others.
+ */
+function createLists(store: StatsStore, listedSites: ReadonlySet<string>): (site: string) => Promise<string> {
+  const cached = new LRUCache<string, Promise<string>>({ max: Math.max(1, listedSites.size), ttl: LIST_CACHE_MS });
+  const awaited = new Map<string, Promise<string>>();
+  let last: Promise<unknown> = Promise.resolve();
+  const read = (site: string): Promise<string> => {
+    const list = last.then(async () => JSON.stringify({ pages: await store.mostRead(site) }));
+    last = list.catch(() => {}); // those who wait for the list get the error
+    awaited.set(site, list);
+    void last.then(() => awaited.delete(site));
+    if (listedSites.has(site)) cached.set(site, list);
+    return list;
+  };
+  return (site) => cached.get(site) ?? awaited.get(site) ?? read(site);
 }
 
 function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {

@@ -231,7 +231,11 @@ export class Totals {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0, BATCH);
       try {
-        await this.#options.store.countVisitors(batch.map(({ entry }) => entry));
+        const { store, sites } = this.#options;
+        await store.countVisitors(
+          batch.map(({ entry }) => entry),
+          sites.unlisted,
+        );
       } catch (error) {
         this.#options.report(error);
         this.#waiting.unshift(...batch); // at most BATCH of them

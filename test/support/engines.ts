@@ -1,8 +1,11 @@
 /** What a test asks of a browser, and the same three commands in Chromium, Firefox and WebKit. */
-import type { Page } from "playwright-core";
-import { endChromium, launch, userAgent } from "./chromium.ts";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type BrowserContext, chromium as playwright, type Page } from "playwright-core";
+import { endChromium, flags, launch, userAgent } from "./chromium.ts";
 import { firefox } from "./firefox.ts";
-import type { Need } from "./needs.ts";
+import { temporaryFolder } from "./leftovers.ts";
+import { type Need, pathOf } from "./needs.ts";
 import { webkit } from "./webkit.ts";
 
 export interface Engine {
@@ -52,13 +55,29 @@ class ChromiumTab implements Tab {
   }
 }
 
+const browserOf = (context: BrowserContext): VisitorBrowser => ({
+  newTab: async () => new ChromiumTab(await context.newPage()),
+  close: () => context.close(),
+});
+
 const chromium = (): Engine => ({
   name: "chromium",
-  async newVisitor() {
-    const context = await (await launch()).newContext({ userAgent });
-    return { newTab: async () => new ChromiumTab(await context.newPage()), close: () => context.close() };
-  },
+  newVisitor: async () => browserOf(await (await launch()).newContext({ userAgent })),
   end: endChromium,
+});
+
+/** Chromium with "block all site data" in its settings. */
+export const chromiumWithoutStorage = (): Engine => ({
+  name: "chromium",
+  async newVisitor() {
+    const profile = temporaryFolder();
+    mkdirSync(join(profile, "Default"));
+    const settings = { profile: { default_content_setting_values: { cookies: 2 } } };
+    writeFileSync(join(profile, "Default/Preferences"), JSON.stringify(settings));
+    const options = { executablePath: pathOf("chromium"), args: flags, userAgent };
+    return browserOf(await playwright.launchPersistentContext(profile, options));
+  },
+  end: () => Promise.resolve(), // closing the visitor's browser ends the process
 });
 
 /** Each engine, with what it needs on the machine. */

@@ -115,7 +115,7 @@ const rejectOnAbort = (signal: AbortSignal | null | undefined) =>
 export interface Request {
   readonly url: string;
   readonly init: RequestInit;
-  readonly body: { page: string; observe?: boolean; visitor?: string } | undefined;
+  readonly body: { page: string; again?: boolean; observe?: boolean; visitor?: string } | undefined;
 }
 
 export type Answer = (request: Request) => Response | Promise<Response>;
@@ -123,11 +123,11 @@ export type Answer = (request: Request) => Response | Promise<Response>;
 /** What the service answers when all is well, with each request seen first by `instead`. */
 export const service =
   (instead: (path: string) => Response | Promise<Response> | undefined = () => undefined): Answer =>
-  ({ url }) =>
+  ({ url, body }) =>
     instead(url.slice("https://count.example/".length)) ??
     (url.includes("/count?")
       ? Response.json({ site: 7, page: 2, peak: 9 })
-      : Response.json({ token: "a.token", visitor: "a.visitor" }));
+      : Response.json({ token: "a.token", ...(!body?.observe && { visitor: "a.visitor" }) })); // an observer gets no id
 
 export const refuse = (status: number, headers = {}) =>
   Response.json({ title: "Not on this site", status, detail: "evil.example is not in SITES" }, { status, headers });
@@ -144,17 +144,13 @@ export interface Setup {
   clock?: Clock;
   storage?: Record<string, string>;
   navigator?: { locks?: FakeLocks; globalPrivacyControl?: boolean };
+  /** As in Firefox and WebKit, when a policy forbids the socket. */
+  throwingSocket?: boolean;
   hidden?: boolean;
   prerendering?: boolean;
 }
 
-export interface Detail {
-  site?: number;
-  page?: number;
-  peak?: number;
-  read?: number;
-  state: string;
-}
+type Detail = { state: string; [number: string]: unknown };
 
 export const TAG = '<script async src="https://count.example/widget.js"></script>';
 const AT_DOCUMENT = new Set(["visibilitychange", "resume", "prerenderingchange"]);
@@ -188,11 +184,12 @@ export class Page {
       localStorage: this.storage,
       addEventListener: window.addEventListener.bind(window),
       CustomEvent: window.CustomEvent,
+      MutationObserver: window.MutationObserver,
       setTimeout: clock.setTimeout,
       clearTimeout: clock.clearTimeout,
       Date: { now: () => clock.now },
       Math: Object.assign(Object.create(Math), { random: () => this.random }),
-      console: { warn: (text: string) => warnings.push(text) },
+      console: { warn: (...words: string[]) => warnings.push(words.join(" ")) },
       fetch: (url: string, init: RequestInit) => {
         const request = { url, init, body: typeof init.body === "string" ? JSON.parse(init.body) : undefined };
         requests.push(request);
@@ -202,6 +199,7 @@ export class Page {
       WebSocket: class extends FakeSocket {
         constructor(url: string) {
           super(url);
+          if (setup.throwingSocket) throw new DOMException("The operation is insecure.", "SecurityError");
           sockets.push(this);
         }
       },
@@ -272,6 +270,11 @@ export class Page {
     const event = Object.assign(new this.window.Event(type), properties);
     (AT_DOCUMENT.has(type) ? this.document : this.window).dispatchEvent(event);
     await settle();
+  }
+
+  /** The Content-Security-Policy of the page forbids this address. */
+  violate(blockedURI: string, disposition = "enforce"): Promise<void> {
+    return this.happen("securitypolicyviolation", { blockedURI, disposition });
   }
 
   async hide(hidden = true): Promise<void> {

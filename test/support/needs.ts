@@ -16,13 +16,13 @@ export type Need =
   | "redis-server"
   | "npm's HTML documentation";
 
-/** Daemons often live where the PATH of an ordinary user does not look. */
+/** Daemons are often installed outside the PATH of an ordinary user. */
 const path = [process.env["PATH"], "/usr/sbin", "/usr/local/sbin"].join(":");
 
 const program = (...names: string[]): string | undefined =>
   names.map((name) => Bun.which(name, { PATH: path })).find((found) => found !== null) ?? undefined;
 
-/** HTML pages that this project did not write, and that are wherever it can be installed. */
+/** npm's own HTML pages: pages that this project did not write, on each machine that has npm. */
 function documentation(): string | undefined {
   const npm = [process.env["npm_execpath"], program("npm")].filter((file) => file !== undefined);
   const folders = npm.map((file) => join(dirname(realpathSync(file)), "../docs/output"));

@@ -19,7 +19,7 @@ export const quiet = (): void => {};
 
 /** A SQLite engine; in memory unless a folder is given. */
 export const sqlite = (folder = ":memory:"): SqliteEngine =>
-  new SqliteEngine({ folder, tokenTtlMs: TOKEN_TTL_MS, log: quiet });
+  SqliteEngine.open({ folder, tokenTtlMs: TOKEN_TTL_MS, log: quiet });
 
 /** What `Rooms` fills in when it opens. */
 export const viewer = (visitor: string): Viewer => ({ visitor }) as Viewer;

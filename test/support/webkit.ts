@@ -6,15 +6,25 @@ import type { Engine, Tab, VisitorBrowser } from "./engines.ts";
 import { adopt } from "./leftovers.ts";
 import { pathOf } from "./needs.ts";
 import { freePort } from "./redis.ts";
-import { until } from "./waiting.ts";
+import { until, within } from "./waiting.ts";
+
+const COMMAND_MS = 30_000;
+const SCRIPT_MS = 3_000; // a script that waits when its page is left never answers
 
 /** Starts an X server and gives the number of its display. */
 async function startDisplay(): Promise<{ display: string; kill: () => void }> {
   const command = [pathOf("xvfb"), "-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp"];
   const child = adopt(Bun.spawn(command, { stdout: "pipe", stderr: "ignore" }));
-  for await (const bytes of child.stdout)
-    return { display: `:${new TextDecoder().decode(bytes).trim()}`, kill: () => child.kill("SIGKILL") };
-  throw new Error("Xvfb ended before it had a display");
+  const { promise, resolve } = Promise.withResolvers<string>();
+  void (async () => {
+    let said = "";
+    for await (const bytes of child.stdout) {
+      said += new TextDecoder().decode(bytes);
+      if (said.endsWith("\n")) resolve(said.trim()); // the pipe stays open: Xvfb ends when it cannot write
+    }
+  })();
+  const display = await within(COMMAND_MS, "Xvfb says which display it has", promise);
+  return { display: `:${display}`, kill: () => child.kill() };
 }
 
 /** One browser. Commands go to the window that was chosen last, so they wait for each other. */
@@ -27,8 +37,12 @@ class Session {
   }
 
   async send(method: "GET" | "POST" | "DELETE", path: string, body?: object): Promise<any> {
-    const init = method === "POST" ? { method, body: JSON.stringify(body ?? {}) } : { method };
-    const { value }: any = await (await fetch(this.#url + path, init)).json();
+    const answer = await fetch(this.#url + path, {
+      method,
+      signal: AbortSignal.timeout(COMMAND_MS),
+      ...(method === "POST" && { body: JSON.stringify(body ?? {}) }),
+    });
+    const { value }: any = await answer.json();
     if (value?.error) throw new Error(`WebKit refuses ${path}: ${value.error}, ${value.message}`);
     return value;
   }
@@ -104,7 +118,10 @@ async function startSession(display: string): Promise<{ session: Session; end: (
   await until("WebKitWebDriver listens", isReady, 20_000);
   const answer = await fetch(`${driver}/session`, {
     method: "POST",
-    body: JSON.stringify({ capabilities: { alwaysMatch: { acceptInsecureCerts: true } } }),
+    signal: AbortSignal.timeout(COMMAND_MS),
+    body: JSON.stringify({
+      capabilities: { alwaysMatch: { acceptInsecureCerts: true, timeouts: { script: SCRIPT_MS } } },
+    }),
   });
   const { value }: any = await answer.json();
   if (!value.sessionId) throw new Error(`WebKit starts no session: ${JSON.stringify(value)}`);

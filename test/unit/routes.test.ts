@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import type { Connection } from "../../server.ts";
 import { authorizationOf } from "../support/client.ts";
 import { FakeClock, PASSWORD, testService, viewer } from "../support/unit.ts";
@@ -181,20 +181,33 @@ describe("routes", () => {
     expect(sites.length).toBe(100);
   });
 
-  test("routes: the reading times of a site are one million characters at most, those most read first", async () => {
+  test("routes: the list of a site of SITES is read once in a while, whatever lists of invented sites are asked for", async () => {
     const { request, engine } = await setUp();
-    const readings = Array.from({ length: 2_000 }, (_, at) => ({
-      site: "example.com",
-      page: `/${at}/${"x".repeat(1_000)}`,
-      bucket: 13,
-      views: 1,
-      seconds: at,
-    }));
-    await engine.record({ readings, peaks: [], views: [] });
-    const text = await (await request("/reading")).text();
-    expect(text.length).toBeGreaterThan(900_000);
-    expect(text.length).toBeLessThan(1_000_000);
-    expect((JSON.parse(text) as { pages: { page: string }[] }).pages[0]?.page).toStartWith("/1999/");
+    const mostRead = spyOn(engine, "mostRead");
+    const timesRead = () => mostRead.mock.calls.filter(([site]) => site === "example.com").length;
+    await request("/reading?site=example.com");
+    for (let at = 0; at < 150; at += 1) {
+      const host = `invented-${at}.example`;
+      expect((await request(`/reading?site=${host}`, { headers: { Host: host } })).status).toBe(200);
+    }
+    expect((await request("/reading?site=example.com")).status).toBe(200);
+    expect([timesRead(), mostRead.mock.calls.length]).toEqual([1, 151]);
+  });
+
+  test("routes: lists are read one after the other, and all who wait for the same list share it", async () => {
+    const { request, engine } = await setUp();
+    const running = { now: 0, most: 0, reads: 0 };
+    spyOn(engine, "mostRead").mockImplementation(async () => {
+      running.now += 1;
+      running.reads += 1;
+      running.most = Math.max(running.most, running.now);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      running.now -= 1;
+      return [];
+    });
+    const ask = (host: string) => request(`/reading?site=${host}`, { headers: { Host: host } });
+    await Promise.all(Array.from({ length: 30 }, (_, at) => ask(`invented-${at % 10}.example`)));
+    expect(running).toEqual({ now: 0, most: 1, reads: 10 });
   });
 
   test("routes: reading times are told for a page, and for a site most read first", async () => {

@@ -9,7 +9,7 @@ describe("widget: connection", () => {
     expect(url).toBe("https://count.example/token");
     expect(init).toMatchObject({ method: "POST", credentials: "include" });
     expect(init.headers).toBeUndefined(); // a text body and no header: a simple request
-    expect(body).toEqual({ page: "/page" });
+    expect(body).toEqual({ page: "/page", again: false, observe: false });
     expect(page.socket.url).toBe("wss://count.example/ws?token=a.token");
   });
 
@@ -27,9 +27,10 @@ describe("widget: connection", () => {
     expect(page.socket.url).toBe(`${server.replace("http", "ws")}ws?token=a.token`);
   });
 
-  test("leaves quietly without a script of its own", () => {
+  test("does nothing without a script of its own, and says so once", () => {
     const page = new Page({ tag: "" });
     expect(page.requests).toEqual([]);
     expect(page.events).toEqual([]);
+    expect(page.warnings).toEqual(["headcount: no <script src>"]);
   });
 });

@@ -1,6 +1,6 @@
 /** The widget: sleeping, cached and prerendered pages, and a tag that runs twice. */
 import { describe, expect, test } from "bun:test";
-import { FakeLocks, MINUTE, Page, SECOND, TAG, hang, offline, refuse, settle } from "../support/fake-browser.ts";
+import { MINUTE, Page, SECOND, TAG, hang, offline, refuse, settle } from "../support/fake-browser.ts";
 
 describe("widget: lifecycle", () => {
   test("a connection that is silent for 75 s is replaced", async () => {
@@ -77,18 +77,13 @@ describe("widget: lifecycle", () => {
   });
 
   test("a token that comes after pagehide opens nothing", async () => {
-    let release = () => {};
-    const locks = new FakeLocks();
-    locks.request = async (_name, _options, callback) => {
-      const token = await callback();
-      await new Promise<void>((resolve) => void (release = resolve)); // a lock is given back a task later
-      return token;
-    };
-    const page = await Page.open({ navigator: { locks } });
+    let release: (answer: Response) => void = () => {};
+    const page = await Page.open({ answer: () => new Promise((resolve) => void (release = resolve)) });
     await page.happen("pagehide");
-    release();
+    release(Response.json({ token: "late" }));
     await settle();
     expect(page.sockets).toEqual([]);
+    expect(await page.wait()).toBe(Infinity);
   });
 
   test("polling ends at pagehide, too", async () => {
@@ -138,6 +133,15 @@ describe("widget: lifecycle", () => {
     expect(page.shown).toBe("12 live");
     expect(page.sockets).toHaveLength(1);
     expect(page.sent).toEqual([{ page: "/two" }]);
+  });
+
+  test("the tag of another service is ignored, and the console says which one counts", async () => {
+    const page = await Page.live();
+    page.paste('<script src="https://other.example/widget.js" data-page="/other"></script>');
+    await page.clock.advance(SECOND);
+    expect(page.requests).toHaveLength(1);
+    expect(page.sent).toEqual([]);
+    expect(page.warnings).toEqual(["headcount: counted by https://count.example/"]);
   });
 
   test("an element that is called headcount is not in the way", async () => {

@@ -21,10 +21,23 @@ describe("widget: numbers", () => {
   });
 
   test("each element chooses its number", async () => {
-    const kinds = ["", "site", "page", "peak", "read", "other"];
+    const kinds = [
+      "",
+      "true",
+      "site",
+      "page",
+      "peak",
+      "read",
+      "views",
+      "total",
+      "visitors",
+      "today",
+      "other",
+      "toString",
+    ];
     const page = await Page.open({ html: kinds.map((kind) => `<b data-headcount="${kind}">–</b>`).join("") });
-    page.socket.open({ site: 12, page: 3, peak: 40, read: 154 });
-    expect(page.texts).toEqual(["12", "12", "3", "40", "3 min", "–"]);
+    page.socket.open({ site: 12, page: 3, peak: 40, read: 154, views: 7, total: 900, visitors: 80, today: 15 });
+    expect(page.texts).toEqual(["12", "12", "12", "3", "40", "3 min", "7", "900", "80", "15", "–", "–"]);
   });
 
   test("numbers are written in the page's language", async () => {
@@ -53,19 +66,68 @@ describe("widget: numbers", () => {
     expect(page.texts).toEqual(["1 min"]);
   });
 
-  test("finds elements that were added later", async () => {
+  test("an element that comes later shows its number at once, without an event", async () => {
     const page = await Page.live();
+    const { length } = page.events;
     page.document.body.innerHTML += "<i data-headcount=page>?</i>";
-    page.socket.frame({ site: 14 });
-    expect(page.texts).toEqual(["14", "3"]);
+    await page.clock.advance(10);
+    expect(page.texts).toEqual(["12", "3"]);
+    expect(page.events).toHaveLength(length);
+    expect(page.tokens).toHaveLength(1);
   });
 
-  test("finds elements that were parsed after the last frame", async () => {
-    const page = await Page.live({ html: "" });
-    page.document.body.innerHTML = "<b data-headcount>–</b>";
-    await page.happen("pageshow", { persisted: false });
+  test("a number that a framework overwrites is back at once, and the author's text is still known", async () => {
+    const page = await Page.live();
+    const target = page.document.querySelector("[data-headcount]")!;
+    for (const text of ["–", "loading"]) {
+      target.textContent = text;
+      await page.clock.advance(100);
+      expect(page.shown).toBe("12 live");
+    }
+    target.firstChild!.textContent = "as React writes it";
+    await page.clock.advance(100);
     expect(page.shown).toBe("12 live");
-    expect(page.tokens).toHaveLength(1);
+    page.answer = offline;
+    page.socket.drop();
+    await page.clock.advance(2 * MINUTE);
+    expect(page.shown).toBe("– stale");
+  });
+
+  test("a framework that resets the attributes does not make a number the author's text", async () => {
+    const page = await Page.live();
+    const target = page.document.querySelector("[data-headcount]")!;
+    target.removeAttribute("data-headcount-text");
+    target.removeAttribute("data-headcount-state");
+    page.socket.frame({ site: 13 });
+    expect(page.shown).toBe("13 live");
+    page.answer = offline;
+    page.socket.drop();
+    await page.clock.advance(2 * MINUTE);
+    expect(page.shown).toBe("– stale");
+  });
+
+  test("another script that undoes each repaint slows the widget down until the next frame, and ends in no loop", async () => {
+    const page = await Page.live();
+    const target = page.document.querySelector("[data-headcount]")!;
+    let undone = 0;
+    new page.window.MutationObserver(() => {
+      if (target.textContent === "twelve") return;
+      target.textContent = "twelve";
+      undone++;
+    }).observe(target, { childList: true });
+    target.textContent = "twelve";
+    await page.clock.advance(30 * SECOND);
+    expect(undone).toBeGreaterThan(50);
+    expect(undone).toBeLessThan(100);
+    await page.clock.advance(30 * SECOND);
+    expect(undone).toBeLessThan(150);
+  });
+
+  test("leaves elements alone that name a page: list.js fills them", async () => {
+    const page = await Page.live({
+      html: "<b data-headcount=page data-headcount-page=/post>?</b><b data-headcount></b>",
+    });
+    expect(page.texts).toEqual(["?", "12"]);
   });
 
   test("writes text, and only when it differs", async () => {

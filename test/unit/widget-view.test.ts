@@ -129,4 +129,52 @@ describe("widget: view", () => {
     page.socket.open();
     expect(page.sent).toEqual([{ active: false }]);
   });
+
+  // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  const again = (page: Page) => page.tokens.at(-1)!.body!.again;
+
+  test("a new connection continues the view that was counted", async () => {
+    const page = await Page.open();
+    expect(again(page)).toBe(false);
+    page.socket.drop(); // before it was open: nothing was counted
+    await page.wait();
+    expect(again(page)).toBe(false);
+    page.socket.open();
+    page.socket.drop();
+    await page.wait();
+    expect(again(page)).toBe(true);
+  });
+
+  test("a page that was told over the socket is a view that was counted", async () => {
+    const page = await Page.live();
+    page.window.history.pushState(null, "", "/next");
+    page.socket.drop();
+    await page.wait();
+    expect(again(page)).toBe(true);
+  });
+
+  test("a page that changed while there was no connection is a view that was not counted", async () => {
+    const page = await Page.live();
+    page.socket.drop();
+    page.window.history.pushState(null, "", "/next");
+    await page.wait();
+    expect(again(page)).toBe(false);
+  });
+
+  test("a return from the bfcache is a view that was not counted", async () => {
+    const page = await Page.live();
+    await page.happen("pagehide", { persisted: true });
+    await page.happen("pageshow", { persisted: true });
+    expect(again(page)).toBe(false);
+    expect(page.tokens).toHaveLength(2);
+  });
+
+  test("the views of the old page are not shown on the new one", async () => {
+    const page = await Page.open({ html: "<b data-headcount=views>–</b><b data-headcount=total>–</b>" });
+    page.socket.open({ views: 7, total: 900 });
+    page.window.history.pushState(null, "", "/next");
+    page.socket.frame({ total: 901 });
+    expect(page.texts).toEqual(["–", "901"]);
+  });
 });

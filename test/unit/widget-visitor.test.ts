@@ -5,19 +5,42 @@ import { Clock, FakeLocks, Page, SECOND, TAG, type Request, hang, settle } from 
 describe("widget: visitor", () => {
   test("keeps the visitor's id for browsers that drop cookies, and sends it back", async () => {
     const page = await Page.open();
-    expect(page.storage).toEqual({ "headcount:https://count.example/": "a.visitor" });
+    expect(page.storage).toEqual({ "https://count.example/": "a.visitor" });
     const { storage } = page;
     expect((await Page.open({ storage })).tokens[0]!.body!.visitor).toBe("a.visitor");
     const other = await Page.open({ storage, tag: TAG.replace("count.example", "other.example") });
     expect(other.tokens[0]!.body!.visitor).toBeUndefined();
   });
 
-  test("works where storage is forbidden", async () => {
+  test("works where storage is forbidden, and locks with it", async () => {
     const refused = () => {
       throw new DOMException("denied", "SecurityError");
     };
-    const page = await Page.live({ storage: new Proxy({}, { get: refused, set: refused }) });
+    const locks = new FakeLocks();
+    locks.request = async () => refused();
+    const page = await Page.live({ storage: new Proxy({}, { get: refused, set: refused }), navigator: { locks } });
     expect(page.shown).toBe("12 live");
+    expect(page.tokens).toHaveLength(1);
+  });
+
+  test("who opened a page with #headcount-off observes from then on, until #headcount-on", async () => {
+    const storage = {};
+    const open = async (url: string) => (await Page.open({ storage, url })).tokens[0]!.body!;
+    const page = (hash: string) => `https://site.example/page${hash}`;
+    expect((await open(page(""))).observe).toBe(false);
+    expect((await open(page("#headcount-off"))).observe).toBe(true);
+    expect((await open(page(""))).observe).toBe(true);
+    expect((await open(page("#headcount-on"))).observe).toBe(false);
+    expect((await open(page(""))).observe).toBe(false);
+  });
+
+  test("an open page that goes to #headcount-off is the last one that counts", async () => {
+    const storage = {};
+    const page = await Page.live({ storage });
+    page.window.happyDOM.setURL("https://site.example/page#headcount-off");
+    await page.happen("hashchange");
+    const next = await Page.open({ storage });
+    expect(next.tokens[0]!.body!.observe).toBe(true);
   });
 
   test("keeps nothing when the service sends no id", async () => {
@@ -43,8 +66,15 @@ describe("widget: visitor", () => {
       return Response.json({ token: "t", visitor });
     };
     const tabs = [1, 2, 3].map(() => new Page({ ...shared, answer }));
-    for (let turn = 0; turn < 20; turn++) await settle();
-    expect(tabs.map(({ sockets }) => sockets.length)).toEqual([1, 1, 1]);
+    const sockets = async () => {
+      for (let turn = 0; turn < 20; turn++) await settle();
+      return tabs.map(({ sockets }) => sockets.length);
+    };
+    expect(await sockets()).toEqual([1, 0, 0]); // the first one waits for nothing
+    await shared.clock.advance(250 - 1); // until the others can read what it stored
+    expect(await sockets()).toEqual([1, 0, 0]);
+    await shared.clock.advance(1);
+    expect(await sockets()).toEqual([1, 1, 1]);
     expect(tabs.map(({ tokens }) => tokens[0]!.body!.visitor)).toEqual([undefined, "visitor 1", "visitor 1"]);
     expect(ids).toBe(1);
   });
@@ -76,7 +106,7 @@ describe("widget: visitor", () => {
 
   test("a known visitor takes no lock", async () => {
     const locks = new FakeLocks();
-    await Page.open({ navigator: { locks }, storage: { "headcount:https://count.example/": "a.visitor" } });
+    await Page.open({ navigator: { locks }, storage: { "https://count.example/": "a.visitor" } });
     expect(locks.taken).toBe(0);
     await Page.open({ navigator: { locks } });
     expect(locks.taken).toBe(1);
