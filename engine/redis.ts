@@ -32,6 +32,8 @@
  *                          4 s old: before that some nodes may not have told their visitors, and totals would dip
  *   Redis lost some data   (a replica took over) the batch number is not the expected one. The node begins anew
  *   Redis evicted a key    keys carry marks and sizes. Keys that do not fit together are deleted, as if all data were lost
+ *   somebody else writes   keys of a wrong type are deleted, and Redis then "lost some data". A message is believed until the
+ *                          next answer of Redis, and not when its numbers are impossible
  *
  * The clocks of nodes do not matter. Leases and tokens follow the clock of Redis (`clock.ts`), everything else follows
  * elapsed time. After an outage no node is reaped for 4 s, because all leases have expired together and every living node

@@ -154,6 +154,18 @@ end
 return left
 `);
 
+// ── REPAIR ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Deletes those keys of SYNC that have another type than SYNC gives them. Answers how many. The next sync makes them anew. */
+export const REPAIR = script(`
+local deleted = 0
+for i, expected in ipairs({"zset", "hash", "hash", "hash", "set"}) do
+  local found = redis.call("TYPE", KEYS[i]).ok
+  if found ~= expected and found ~= "none" then deleted = deleted + redis.call("UNLINK", KEYS[i]) end
+end
+return deleted
+`);
+
 // ── COUNT ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Answers {total of a room, age of the epoch in ms}. The age is -1 when nobody has counted on the site. ARGV: page. */

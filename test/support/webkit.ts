@@ -137,11 +137,13 @@ async function startSession(display: string): Promise<{ session: Session; end: (
 
 export function webkit(): Engine {
   let running: ReturnType<typeof startDisplay> | undefined;
+  const open = new Set<() => Promise<void>>();
   return {
     name: "webkit",
     async newVisitor(): Promise<VisitorBrowser> {
       const { display } = await (running ??= startDisplay());
       const { session, end } = await startSession(display);
+      open.add(end);
       let unused: string | undefined = await session.send("GET", "/window");
       return {
         async newTab() {
@@ -149,10 +151,15 @@ export function webkit(): Engine {
           unused = undefined;
           return new WebKitTab(session, handle);
         },
-        close: end,
+        async close() {
+          open.delete(end);
+          await end();
+        },
       };
     },
     async end() {
+      await Promise.all(Array.from(open, (end) => end()));
+      open.clear();
       (await running)?.kill();
       running = undefined;
     },
