@@ -153,8 +153,8 @@ export class SqliteEngine implements Engine {
     this.#transact((database) => {
       const addReading = database.prepare(SQL.addReading);
       const storedName = pageNamer(database);
-      for (const { site, page, bucket, views, seconds } of readings)
-        addReading.run(site, storedName(site, page), bucket, views, seconds);
+      for (const { site, page, bucket, views: count, seconds } of readings)
+        addReading.run(site, storedName(site, page), bucket, count, seconds);
       addViews(database, views, storedName);
       for (const statement of [database.prepare(SQL.raisePeak), database.prepare(SQL.raiseHighest)])
         for (const { site, minute, peak } of peaks) statement.run(site, minute, peak);

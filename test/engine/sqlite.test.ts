@@ -7,6 +7,7 @@ import { DAY_MINUTES, HISTORY_DAYS, MAX_PAGES_PER_SITE, OTHER_PAGES, type StatsE
 import { temporaryFolder } from "../support/leftovers.ts";
 import { sqlite } from "../support/unit.ts";
 import { contract } from "./contract.ts";
+import { totalsContract } from "./totals-contract.ts";
 
 const MINUTE = 60_000;
 
@@ -16,6 +17,7 @@ describe("sqlite engine", () => {
   const claims = (nonce: number, minted: number) => ({ visitor: "", page: "/", nonce, expires: minted + TTL });
 
   describe("contract", () => contract("sqlite", async () => sqlite()));
+  describe("totals contract", () => totalsContract("sqlite", async () => sqlite()));
 
   test("sqlite: a secret of one kind is not that of another, and a replaced salt does not come back", async () => {
     const monday = await engine.secret("salt", "monday");

@@ -197,7 +197,7 @@ async function agreesWithModel(steps: Step[]): Promise<void> {
       clock.now = now;
     }
     clock.day = step.do === "yesterday" ? day - 1 : day;
-    if (step.do === "restart") totals.day; // a node starts on the right day
+    if (step.do === "restart") expect(totals.day).toBe(day); // a node starts on the right day
     for (const page of ["/a", "/b"])
       expect(await numbers(page)).toEqual({
         views: views.filter((viewed) => viewed === page).length,
