@@ -4,7 +4,7 @@ import { ask } from "../support/client.ts";
 import { type Engine, engines, type Tab } from "../support/engines.ts";
 import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
-import { endSites, recorder, serve, settled, shows, tag, warnings } from "../support/site.ts";
+import { endSites, recorder, serve, settled, shows, tag, warnings } from "../support/embedding-site.ts";
 import { once, sleep } from "../support/waiting.ts";
 
 setDefaultTimeout(60_000);

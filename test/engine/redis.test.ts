@@ -9,6 +9,7 @@ import { quiet } from "../support/unit.ts";
 import { once, sleep, until } from "../support/waiting.ts";
 import { contract } from "./contract.ts";
 import { open as openPage } from "./model.ts";
+import { totalsContract } from "./totals-contract.ts";
 
 const MINUTE = Math.floor(Date.now() / MINUTE_MS);
 /** Commands may take 9 % of a lease: long enough for a busy machine. */
@@ -22,6 +23,7 @@ suite("redis engine", ["redis-server"], () => {
   const open = async () => RedisEngine.open((await server()).url, options);
 
   describe("contract", () => contract("redis", open));
+  describe("totals contract", () => totalsContract("redis", open));
 
   test("redis: two engines agree on secrets, tokens, peaks and the time", async () => {
     const [one, two] = await Promise.all([open(), open()]);
