@@ -72,7 +72,7 @@ import {
   webUrl,
 } from "./edge/names.ts";
 import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
-import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS } from "./engine/engine.ts";
+import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS, type SharedSettings } from "./engine/engine.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
 import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
@@ -183,6 +183,11 @@ export class Signer {
 
   constructor(secret: string) {
     this.#key = createSecretKey(Buffer.from(secret));
+  }
+
+  /** Tells two secrets apart, and nothing else about them. */
+  get fingerprint(): string {
+    return this.#sign("fingerprint");
   }
 
   /** `id.signature`, which a browser keeps. The signature covers the site, so an id is worth nothing on another site. */
@@ -1415,6 +1420,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     },
     stale: (stale) => connections.setStale(stale),
   });
+  engine.cluster?.share(sharedSettings(settings, allowedSites, signer));
   const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
   const parts = {
     settings,
@@ -1430,6 +1436,18 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     password,
   };
   return { ...parts, clock, app: createApp(parts) };
+}
+
+/** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */
+function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Signer): SharedSettings {
+  const { GRACE_SECONDS, TOKEN_TTL_SECONDS, IDENTITY } = settings;
+  return {
+    SECRET: signer.fingerprint,
+    SITES: [...names].toSorted().join(" "),
+    GRACE_SECONDS: String(GRACE_SECONDS),
+    TOKEN_TTL_SECONDS: String(TOKEN_TTL_SECONDS),
+    IDENTITY,
+  };
 }
 
 /**
