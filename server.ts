@@ -73,7 +73,7 @@ import {
   webUrl,
 } from "./edge/names.ts";
 import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
-import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS } from "./engine/engine.ts";
+import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS, type SharedSettings } from "./engine/engine.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
@@ -198,6 +198,11 @@ export class Signer {
 
   constructor(secret: string) {
     this.#key = createSecretKey(Buffer.from(secret));
+  }
+
+  /** Tells two secrets apart, and nothing else about them. */
+  get fingerprint(): string {
+    return this.#sign("fingerprint");
   }
 
   /** `id.signature`, which a browser keeps. The signature covers the site, so an id is worth nothing on another site. */
@@ -1461,7 +1466,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const calendar = createCalendar(settings.TZ);
   const today = () => calendar(engine.wallClock());
   const dayOfMinting = settings.IDENTITY === "hash" ? today : mintedOn; // a hash lasts a day
-  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: dayOfMinting, sites, report });
+  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: dayOfMinting, sites, log });
   const journal = new Journal({ store: engine, live: rooms, totals, sites, wallClock, log });
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
@@ -1474,6 +1479,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     },
     stale: (stale) => connections.setStale(stale),
   });
+  engine.cluster?.share(sharedSettings(settings, allowedSites, signer));
   const password = settings.ADMIN_PASSWORD ?? (await engine.secret("admin", "")).slice(0, GENERATED_PASSWORD_LENGTH);
   const stats = { journal, totals, today, metrics };
   const parts = {
@@ -1490,6 +1496,18 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     ...stats,
   };
   return { ...parts, clock, app: createApp(parts) };
+}
+
+/** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */
+function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Signer): SharedSettings {
+  const { GRACE_SECONDS, TOKEN_TTL_SECONDS, IDENTITY } = settings;
+  return {
+    SECRET: signer.fingerprint,
+    SITES: [...names].toSorted().join(" "),
+    GRACE_SECONDS: String(GRACE_SECONDS),
+    TOKEN_TTL_SECONDS: String(TOKEN_TTL_SECONDS),
+    IDENTITY,
+  };
 }
 
 /**

@@ -32,7 +32,7 @@ export function createHints(trustProxy: number, allowedSites: AllowedSites) {
       const host = webUrl(origin)?.host;
       if (host === undefined || refusedSites.has(host) || refusedSites.size >= MAX_LOGGED_SITES) return;
       refusedSites.add(host);
-      log("info", "a page was refused because SITES does not allow it", {
+      log("info", "a page was refused because its site is not allowed", {
         origin,
         advice: allowedSites.adviceFor(host),
       });

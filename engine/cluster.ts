@@ -4,7 +4,15 @@
  */
 
 import { LRUCache } from "lru-cache";
-import { type Cluster, type ClusterListener, type ClusterRoom, messageOf, MINUTE_MS } from "./engine.ts";
+import { Agreement } from "./agreement.ts";
+import {
+  type Cluster,
+  type ClusterListener,
+  type ClusterRoom,
+  messageOf,
+  MINUTE_MS,
+  type SharedSettings,
+} from "./engine.ts";
 import { type Client, type Link, listenTo } from "./link.ts";
 import { durationsOf, keyOf, type Options } from "./options.ts";
 import { COUNT } from "./scripts.ts";
@@ -54,6 +62,7 @@ export class RedisCluster implements Cluster {
     maxSize: MAX_LAST_TOTALS_LENGTH,
     sizeCalculation: (_, room) => room.length,
   });
+  readonly #agreement: Agreement;
   #listener: ClusterListener | undefined;
   #subscriber: Client | undefined;
   #ticker: ReturnType<typeof setInterval> | undefined;
@@ -69,6 +78,7 @@ export class RedisCluster implements Cluster {
     const { leaseMs, log, prefix } = options;
     this.#link = link;
     this.#options = options;
+    this.#agreement = new Agreement(link, options);
     // Redis' messages reach all databases, so the channel names the database: it may be what keeps two services apart.
     const channel = `${prefix}${link.database}`;
     this.#context = { link, durations: durationsOf(leaseMs), log, prefix, channel };
@@ -85,6 +95,10 @@ export class RedisCluster implements Cluster {
     this.#subscriber = this.#subscribe();
     this.#ticker = setInterval(() => this.#tick(), this.#context.durations.tickMs);
     this.#reportStale();
+  }
+
+  share(settings: SharedSettings): void {
+    this.#agreement.share(settings);
   }
 
   opened(room: ClusterRoom): void {
@@ -120,6 +134,11 @@ export class RedisCluster implements Cluster {
   }
 
   // What the engine says
+
+  /** Called with each beat while Redis answers. */
+  beat(now: number): Promise<void> {
+    return this.#agreement.check(now);
+  }
 
   away(): void {
     for (const site of this.#sites.values()) site.estimate();

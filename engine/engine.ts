@@ -174,10 +174,15 @@ export interface ClusterListener {
   stale(stale: boolean): void;
 }
 
+/** Settings that all nodes must have in common, by name. A secret is represented by a fingerprint. */
+export type SharedSettings = Readonly<Record<string, string>>;
+
 /** Connects the rooms of this node with the same rooms on other nodes. */
 export interface Cluster {
   /** Called once, before everything else. */
   listen(listener: ClusterListener): void;
+  /** Logs it when other nodes have other settings. */
+  share(settings: SharedSettings): void;
   /** The node has the room from now on and wants its total, whether or not visitors follow. */
   opened(room: ClusterRoom): void;
   /** A visitor came to the room with their first page on this node (`isHere`), or left with their last one. */

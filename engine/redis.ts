@@ -43,6 +43,7 @@
  *   clock.ts        the time that all nodes agree on
  *   site.ts         one site: its syncs, its state, its totals
  *   cluster.ts      all sites of this node, and messages from other nodes
+ *   agreement.ts    notices nodes with other settings
  *   statistics.ts   reading times and peaks, and the way of everything that the journal records
  *   redis-totals.ts views and visitors
  *   options.ts      options, durations, names of keys
@@ -319,5 +320,6 @@ export class RedisEngine implements Engine {
     if (this.#link.isAway) return;
     void this.#secrets.restore();
     void this.#clock.measure();
+    void this.cluster.beat(performance.now());
   }
 }

@@ -11,7 +11,15 @@
 
 import { createHmac } from "node:crypto";
 import { LRUCache } from "lru-cache";
-import type { SecretStore, SiteTotals, TotalsStore, ViewSum, VisitorEntry } from "../engine/engine.ts";
+import {
+  type Log,
+  messageOf,
+  type SecretStore,
+  type SiteTotals,
+  type TotalsStore,
+  type ViewSum,
+  type VisitorEntry,
+} from "../engine/engine.ts";
 import type { RecordedSites } from "./live.ts";
 
 /** What pages show. A number that is not known yet is undefined. */
@@ -32,8 +40,7 @@ export interface TotalsOptions {
   /** The day on which the id of a visitor was minted; undefined when the id does not tell, and the visitor is not new. */
   readonly mintedOn: (visitor: string) => number | undefined;
   readonly sites: RecordedSites;
-  /** Told about every failure to count visitors. They are counted later. */
-  readonly report: (error: unknown) => void;
+  readonly log: Log;
 }
 
 /** A number of the engine, and what will be added to it. */
@@ -54,6 +61,8 @@ const HASH_LENGTH = 16; // 96 bits in base64url
 const pageKey = (site: string, page: string) => `${site} ${page}`;
 
 export class Totals {
+  /** How often the engine could not count visitors. */
+  failures = 0;
   readonly #options: TotalsOptions;
   #day: number;
   /** Views of the day that the engine has not taken yet, by page, and those of earlier days. */
@@ -69,6 +78,7 @@ export class Totals {
   #waiting: { readonly entry: VisitorEntry; readonly done: () => void }[] = [];
   #counting: Promise<void> | undefined;
   #isStoring = false;
+  #isFailing = false;
 
   constructor(options: TotalsOptions) {
     this.#options = options;
@@ -221,9 +231,18 @@ export class Totals {
       return await this.#daySecret;
     } catch (error) {
       this.#daySecret = undefined;
-      this.#options.report(error);
+      this.#noteFailure(error);
       return undefined;
     }
+  }
+
+  #noteFailure(error: unknown): void {
+    this.failures += 1;
+    if (!this.#isFailing)
+      this.#options.log("warn", "visitors cannot be counted for the totals, and are counted later", {
+        message: messageOf(error),
+      });
+    this.#isFailing = true;
   }
 
   async #countInTurns(): Promise<void> {
@@ -236,8 +255,9 @@ export class Totals {
           batch.map(({ entry }) => entry),
           sites.unlisted,
         );
+        this.#isFailing = false;
       } catch (error) {
-        this.#options.report(error);
+        this.#noteFailure(error);
         this.#waiting.unshift(...batch); // at most BATCH of them
         for (const { done } of this.#waiting) done(); // nobody waits for an engine that is away
         return;

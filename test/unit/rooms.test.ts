@@ -162,6 +162,7 @@ describe("rooms", () => {
     const changes: string[] = [];
     const cluster: Cluster = {
       listen: () => {},
+      share: () => {},
       count: async () => 0,
       opened: (room) => changes.push(`open ${room.page ?? room.site}`),
       closed: (room) => changes.push(`shut ${room.page ?? room.site}`),
@@ -185,6 +186,7 @@ describe("rooms", () => {
     const reports: (() => void)[] = [];
     const rooms: Rooms = new Rooms(GRACE, {
       listen: () => {},
+      share: () => {},
       count: async () => 0,
       opened: () => {},
       closed: () => {},
