@@ -114,6 +114,19 @@ describe("journal", () => {
     expect(await reading()).toMatchObject({ views: 2, seconds: 40 });
   });
 
+  test("journal: a connection that shows another page begins a second view, whose time starts at 0", async () => {
+    const { journal, rooms, open, pass, clock, reading } = setUp();
+    const connection = open("ann", "/one");
+    pass(10);
+    journal.endView(connection, false, clock.now);
+    rooms.move(connection, "/two", clock.now);
+    journal.beginView(connection, { isOnlyView: true, isContinued: false }, clock.now);
+    pass(20);
+    await journal.record([connection], clock.now);
+    expect(await reading("/one")).toMatchObject({ views: 1, seconds: 10 });
+    expect(await reading("/two")).toMatchObject({ views: 1, seconds: 20 });
+  });
+
   test("journal: observers are not recorded", async () => {
     const { journal, open, pass, clock, reading } = setUp();
     const page = open("");

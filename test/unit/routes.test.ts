@@ -99,6 +99,20 @@ describe("routes", () => {
     for (const path of ["/count", "/healthz", "/", "/widget.js"]) expect((await request(path)).status).toBe(200);
   });
 
+  test("routes: a banned IPv6 address is refused by its /64, at the token and at the upgrade", async () => {
+    const { token, ticket, request } = await setUp({ MAX_TOKENS_PER_IP: "1" });
+    const good = await ticket();
+    for (let i = 1; i <= 11; i += 1) await token({ observe: true }, {}, `2001:db8:1:2::${i}`);
+    const neighbour = "2001:db8:1:2:ffff::1";
+    const upgrade = { headers: { Upgrade: "websocket" } };
+    const answers = [await token({}, {}, neighbour), await request(`/ws?token=${good}`, upgrade, neighbour)];
+    for (const refused of answers) {
+      expect([refused.status, refused.headers.get("retry-after")]).toEqual([403, "600"]);
+      expect(await refused.json()).toMatchObject({ type: "urn:headcount:problem:address" });
+    }
+    expect((await token({}, {}, "2001:db8:1:3::1")).status).toBe(429); // the /56 is over its limit, and not banned
+  });
+
   test("routes: an Origin that is none, or not of SITES, is refused and uses up nothing", async () => {
     const { token } = await setUp({ MAX_TOKENS_PER_IP: "2" });
     const origins = ["https://evil.example", "https://example.com anything", "https://count.example count.example"];
@@ -165,6 +179,14 @@ describe("routes", () => {
       "# TYPE headcount_broadcast_delay_seconds histogram",
     ])
       expect(lines).toContain(line);
+  });
+
+  test("routes: a second look at the metrics tells the same, since nothing is counted twice by reading it", async () => {
+    const { request, ticket, connect } = await setUp();
+    await connect(await ticket());
+    const look = async () =>
+      (await (await request("/metrics", { headers: OPERATOR })).text()).match(/^headcount_\w+_total.*$/gm);
+    expect(await look()).toEqual(await look());
   });
 
   test("routes: sites that a Host invents never take the place of those of SITES", async () => {
