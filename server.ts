@@ -47,33 +47,40 @@ import { URL } from "node:url";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { getCookie, setCookie } from "hono/cookie";
-import { etag } from "hono/etag";
 import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
 import * as v from "valibot";
 import { createFileCheck, Guard, openFilesLimit, problem, type Reason, REFUSALS } from "./edge/guard.ts";
+import { createHints } from "./edge/hints.ts";
 import { droppedLines, flushLog, guarded, isTerminal, log, print, report } from "./edge/log.ts";
 import {
   AllowedSites,
   clientAddress,
   hostOf,
   isSecure,
+  isTooLong,
   isValidHost,
   limitKey,
   originOf,
   pageName,
   parseBlock,
   ownOrigin,
+  paramsOf,
   parseSite,
+  queryOf,
   refererUrl,
   userAgentOf,
   webUrl,
 } from "./edge/names.ts";
 import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
 import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS } from "./engine/engine.ts";
+import { createCalendar, isTimeZone } from "./stats/calendar.ts";
 import { Journal, type View } from "./stats/journal.ts";
+import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
+import { addPublicRoutes } from "./stats/public-routes.ts";
 import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
+import { type TotalNumbers, Totals } from "./stats/totals.ts";
 
 // ── 1. Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
 // The environment, read once at the start. All wrong settings are reported together, and the service does not start.
@@ -90,18 +97,23 @@ const integer = (min: number, max: number, what = "a number") => {
 };
 const limit = integer(1, 10_000_000);
 
+const flag = v.picklist(["true", "false"], "true or false");
+
+const entriesOf = (text: string) => text.split(/[\s,]+/).filter(Boolean);
+
 /** A list, separated by commas or spaces. `parse` returns undefined for an entry that it cannot read. */
 const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
   v.pipe(
     v.string(),
-    v.transform((text) =>
-      text
-        .split(/[\s,]+/)
-        .filter(Boolean)
-        .map(parse),
+    v.check(
+      (text) => !entriesOf(text).map(parse).includes(undefined),
+      ({ input }) => `${expected}: ${JSON.stringify(entriesOf(input).find((entry) => !parse(entry)))} is none of them`,
     ),
-    v.check((entries) => !entries.includes(undefined), expected),
-    v.transform((entries) => entries.filter((entry) => entry !== undefined)),
+    v.transform((text) =>
+      entriesOf(text)
+        .map(parse)
+        .filter((entry) => entry !== undefined),
+    ),
   );
 const SITE_LIST = "a list of sites such as example.com, https://example.com:8443 or *.example.com";
 const BLOCK_LIST = "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32";
@@ -115,9 +127,11 @@ const Environment = v.object({
   DENY: v.optional(listOf(parseBlock, BLOCK_LIST), ""),
   DATA: v.optional(v.string(), "./data"),
   REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
+  PUBLIC_DASHBOARD: v.optional(flag, "false"),
   ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
   GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
   HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them are below nginx's 60 s
+  TZ: v.optional(v.pipe(v.string(), v.check(isTimeZone, "a time zone such as Europe/Berlin")), "UTC"),
   TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds"), "30"),
   MAX_PAGES_PER_VISITOR: v.optional(limit, "20"),
   MAX_PAGES_PER_IP: v.optional(limit, "200"), // an office, or a school
@@ -125,7 +139,7 @@ const Environment = v.object({
   MAX_VISITORS_PER_IP: v.optional(limit, "60"),
   MAX_CONNECTIONS: v.optional(limit),
   IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
-  COUNT_BOTS: v.optional(v.picklist(["true", "false"], "true or false"), "false"),
+  COUNT_BOTS: v.optional(flag, "false"),
 });
 
 export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
@@ -166,15 +180,18 @@ export interface Claims {
   readonly page: string;
   /** Milliseconds since 1970. */
   readonly expires: number;
+  /** Whether this continues a view that was counted: the page has lost its connection. */
+  readonly isContinued: boolean;
   /** Makes the token single use. A nonce is unique, not secret: nobody gains by guessing it. */
   readonly nonce: number;
 }
 
 /** What is inside a token. The signature vouches for this shape. */
-type Payload = [visitor: string, page: string, expires: number, nonce: number];
+type Payload = [visitor: string, page: string, expires: number, nonce: number, isContinued: 0 | 1];
 
 const SIGNATURE_LENGTH = 22; // 128 bits in base64url
-const VISITOR_ID_LENGTH = 22;
+/** 128 random bits, and the day of minting in base 36. Ids of version 0.1 have no day. */
+const VISITOR_ID = /^[\w-]{22}(?:[0-9a-z]{4})?$/;
 
 export class Signer {
   readonly #key: KeyObject;
@@ -191,14 +208,14 @@ export class Signer {
   /** The id, if this service signed it for this site. */
   readVisitor(site: string, signed: string | undefined): string | undefined {
     const [id = "", signature = "", ...rest] = signed?.split(".") ?? [];
-    const isValid =
-      rest.length === 0 && id.length === VISITOR_ID_LENGTH && this.#verify(signature, "visitor", site, id);
+    const isValid = rest.length === 0 && VISITOR_ID.test(id) && this.#verify(signature, "visitor", site, id);
     return isValid ? id : undefined;
   }
 
   /** The signature binds the token to an origin: whoever presents the token must send the same Origin. */
-  signToken(origin: string, { visitor, page, expires, nonce }: Claims): string {
-    const payload = Buffer.from(JSON.stringify([visitor, page, expires, nonce])).toString("base64url");
+  signToken(origin: string, { visitor, page, expires, nonce, isContinued }: Claims): string {
+    const claims: Payload = [visitor, page, expires, nonce, isContinued ? 1 : 0];
+    const payload = Buffer.from(JSON.stringify(claims)).toString("base64url");
     return `${payload}.${this.#sign("token", origin, payload)}`;
   }
 
@@ -206,8 +223,9 @@ export class Signer {
   readToken(origin: string, token: string, now: number): Claims | undefined {
     const [payload = "", signature = "", ...rest] = token.split(".");
     if (rest.length > 0 || !this.#verify(signature, "token", origin, payload)) return undefined;
-    const [visitor, page, expires, nonce] = JSON.parse(Buffer.from(payload, "base64url").toString()) as Payload;
-    return expires > now ? { visitor, page, expires, nonce } : undefined;
+    const claims = JSON.parse(Buffer.from(payload, "base64url").toString()) as Payload;
+    const [visitor, page, expires, nonce, isContinued] = claims;
+    return expires > now ? { visitor, page, expires, nonce, isContinued: isContinued === 1 } : undefined;
   }
 
   #sign(...parts: string[]): string {
@@ -232,7 +250,12 @@ export function hashVisitor(salt: string, site: string, address: string, userAge
 
 /** 48 random bits. With a million live tokens, one new token in 280 million meets a used nonce, and its page asks again. */
 const newNonce = () => randomBytes(6).readUIntBE(0, 6);
-const newVisitor = () => randomBytes(16).toString("base64url");
+/** @param day the day on which the id is minted */
+export const newVisitor = (day: number): string =>
+  randomBytes(16).toString("base64url") + day.toString(36).padStart(4, "0");
+
+/** On which day an id was minted; undefined for an id that does not tell. */
+export const mintedOn = (id: string): number | undefined => (id.length === 26 ? parseInt(id.slice(22), 36) : undefined);
 
 // ── 3. Rooms ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The core: who is counted, and which numbers are published to whom. No clock, no socket, no I/O: `now` is an argument,
@@ -600,6 +623,8 @@ export class Connection implements Viewer, View {
 
   /** The key by which the limits of its address are counted. */
   readonly addressKey: string;
+  /** Whether the view of this connection was counted before, and has only lost its socket. */
+  readonly isContinued: boolean;
   /** undefined until the upgrade is complete */
   socket: Socket | undefined = undefined;
   lastHeardAt: number;
@@ -609,9 +634,10 @@ export class Connection implements Viewer, View {
   /** When all messages so far would have been allowed at the steady rate (the generic cell rate algorithm). */
   rateLimitedUntil: number;
 
-  constructor(visitor: string, addressKey: string, now: number) {
+  constructor(visitor: string, addressKey: string, isContinued: boolean, now: number) {
     this.visitor = visitor;
     this.addressKey = addressKey;
+    this.isContinued = isContinued;
     this.lastHeardAt = now;
     this.pingAt = now;
     this.repeatAt = now;
@@ -620,7 +646,9 @@ export class Connection implements Viewer, View {
 }
 
 /** What a frame tells. Numbers that are not known are left out. */
-type Numbers = Partial<Record<"site" | "page" | "peak" | "read", number | undefined>> & { stale?: boolean };
+type Numbers = Partial<Record<"site" | "page" | "peak" | "read" | keyof TotalNumbers, number | undefined>> & {
+  stale?: boolean;
+};
 
 /** Where time and chance come from. */
 export interface Clock {
@@ -641,6 +669,7 @@ export interface ConnectionsOptions {
   readonly rooms: Rooms;
   readonly guard: Guard;
   readonly journal: Journal;
+  readonly totals: Totals;
   readonly heartbeatMs: number;
   /** Is told how long each change waited until it had been sent to everybody, in milliseconds. */
   readonly onBroadcast?: (delayMs: number) => void;
@@ -673,6 +702,7 @@ export class Connections {
   readonly #rooms: Rooms;
   readonly #guard: Guard;
   readonly #journal: Journal;
+  readonly #totals: Totals;
   readonly #heartbeatMs: number;
   readonly #onBroadcast: (delayMs: number) => void;
   readonly #clock: Clock;
@@ -686,6 +716,7 @@ export class Connections {
     this.#rooms = options.rooms;
     this.#guard = options.guard;
     this.#journal = options.journal;
+    this.#totals = options.totals;
     this.#heartbeatMs = options.heartbeatMs;
     this.#onBroadcast = options.onBroadcast ?? (() => {});
     this.#clock = options.clock ?? systemClock;
@@ -717,13 +748,13 @@ export class Connections {
   }
 
   /** Counts a connection from now on. Its socket must follow within 5 s. */
-  admit(site: string, { visitor, page }: Claims, addressKey: string): Connection {
+  admit(site: string, { visitor, page, isContinued }: Claims, addressKey: string): Connection {
     const now = this.#clock.now();
-    const connection = new Connection(visitor, addressKey, now);
+    const connection = new Connection(visitor, addressKey, isContinued, now);
     connection.pingAt += this.#clock.random() * this.#heartbeatMs; // spread, so that pings do not come all at once
     connection.repeatAt += REPEAT_MS;
     this.#rooms.open(connection, site, page, now);
-    this.#journal.beginView(connection, this.#rooms.isOnlyConnection(connection), now);
+    this.#journal.beginView(connection, { isOnlyView: this.#rooms.isOnlyConnection(connection), isContinued }, now);
     this.#guard.pageOpened(addressKey);
     this.#open.add(connection);
     this.flushSoon();
@@ -735,6 +766,7 @@ export class Connections {
     if (!this.#open.has(connection)) return socket.close(CLOSE.goingAway, ""); // the upgrade took too long
     connection.socket = socket;
     connection.lastHeardAt = this.#clock.now();
+    if (!connection.isContinued) this.#countView(connection);
     if (this.#reconnectWindow === undefined) this.#sendAll(connection);
     else socket.close(CLOSE.restart, this.#reconnectWindow); // it was not there when the drain began
   }
@@ -769,7 +801,7 @@ export class Connections {
     const now = this.#clock.now();
     connection.socket = undefined;
     this.#guard.pageClosed(connection.addressKey);
-    this.#journal.endView(connection, now);
+    this.#journal.endView(connection, true, now);
     this.#rooms.close(connection, now);
   }
 
@@ -800,10 +832,19 @@ export class Connections {
     this.flush();
   });
 
-  /** Brings peak and median up to date. A change is sent to this connection now, and to others when they are repeated to. */
+  /**
+   * Counts the visitor of today, and brings peak, median and totals up to date. A new peak or median is sent to this
+   * connection now, and to others when their numbers are repeated.
+   */
   async refresh(connection: Connection): Promise<void> {
-    const { site, room } = connection;
-    if (await this.#journal.refresh(site.room, room, this.#clock.now())) this.#sendAll(connection);
+    const { visitor, site, room } = connection;
+    const now = this.#clock.now();
+    if (visitor !== "") await this.#totals.countVisitor(room.site, visitor);
+    const [hasChanged] = await Promise.all([
+      this.#journal.refresh(site.room, room, now),
+      this.#totals.refresh(room.site, room.page ?? "", now),
+    ]);
+    if (hasChanged) this.#sendAll(connection);
   }
 
   /** Frees connections that never opened, closes silent ones, pings and repeats when it is time. */
@@ -825,8 +866,9 @@ export class Connections {
   }
 
   /** Gives the journal's sums to the engine. */
-  record(): Promise<void> {
-    return this.#journal.record(this.#open, this.#clock.now());
+  async record(): Promise<void> {
+    await this.#journal.record(this.#open, this.#clock.now());
+    await this.#totals.countWaiting(); // those whom the engine did not take before
   }
 
   /** Starts the timers that drive all of this. @returns a function that stops them */
@@ -865,9 +907,11 @@ export class Connections {
   /** The tab shows another page: a new view begins, with a first frame of its own. */
   #move(connection: Connection, page: string, now: number): void {
     if (page === connection.room.page) return;
-    this.#journal.endView(connection, now);
+    this.#journal.endView(connection, false, now);
     this.#rooms.move(connection, page, now);
-    this.#journal.beginView(connection, this.#rooms.isOnlyConnection(connection), now);
+    const isOnlyView = this.#rooms.isOnlyConnection(connection);
+    this.#journal.beginView(connection, { isOnlyView, isContinued: false }, now);
+    this.#countView(connection);
     this.#sendAll(connection);
     this.refresh(connection).catch(report);
     this.flushSoon();
@@ -894,12 +938,17 @@ export class Connections {
     }
   }
 
+  #countView({ visitor, room }: Connection): void {
+    if (visitor !== "") this.#totals.countView(room.site, room.page ?? "");
+  }
+
   /** Sends all numbers that the connection may show. */
   #sendAll(connection: Connection, more: Numbers = {}): void {
     const { site, room } = connection;
     const peak = this.#journal.dayPeak(site.room);
     const read = this.#journal.median(room);
-    this.#send(connection, this.#frame({ site: site.room.total, page: room.total, peak, read, ...more }));
+    const totals = this.#totals.numbers(room.site, room.page ?? "");
+    this.#send(connection, this.#frame({ site: site.room.total, page: room.total, peak, read, ...totals, ...more }));
   }
 
   #frame(numbers: Numbers): string {
@@ -979,30 +1028,54 @@ export interface AppOptions {
   readonly rooms: Rooms;
   readonly connections: Connections;
   readonly journal: Journal;
+  readonly totals: Totals;
   readonly engine: Engine;
   readonly metrics: Metrics;
   readonly assets: Assets;
+  readonly version: string;
+  /** The day that it is now, on the calendar of TZ. */
+  readonly today: () => number;
   /** The password of the user `admin`. */
   readonly password: string;
 }
 
 const TokenRequest = v.pipe(
   v.custom<object>((body) => !Array.isArray(body)), // valibot takes an array for an object
-  v.object({ page: v.optional(v.string()), visitor: v.optional(v.string()), observe: v.optional(v.boolean()) }),
+  v.object({
+    page: v.optional(v.string()),
+    visitor: v.optional(v.string()),
+    observe: v.optional(v.boolean()),
+    again: v.optional(v.boolean()),
+  }),
 );
 const MAX_BODY_BYTES = 4_096;
-const CACHED_ORIGINS = 1_000;
-const CACHED_USER_AGENTS = 1_000;
+/** A cache whose keys strangers choose, and choose long: a thousand keys of the usual length. */
+const CACHED_HEADERS = { max: 1_000, maxSize: 200_000, sizeCalculation: (_: unknown, key: string) => 1 + key.length };
 const CACHED_HASH_VISITORS = 50_000;
 const COOKIE_SECONDS = 30 * 86_400;
 const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read these with the operator's password
 
 /** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */
 export function createApp(options: AppOptions): Hono<App> {
-  const { settings, allowedSites, guard, rooms, connections, journal, engine, metrics, assets, password } = options;
+  const {
+    settings,
+    allowedSites,
+    guard,
+    rooms,
+    connections,
+    journal,
+    totals,
+    engine,
+    metrics,
+    assets,
+    version,
+    password,
+  } = options;
+  const hints = createHints(settings.TRUST_PROXY, allowedSites);
   const refuse: Refuse = (c, reason, detail) => {
     metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
-    return problem(c, reason, detail);
+    if (reason === "origin") hints.originRefused(originOf(c));
+    return problem(c, reason, detail ?? hints.detailOf(c, reason));
   };
   const forSite = createSiteQuestions(settings, allowedSites, connections, refuse);
   const app = new Hono<App>();
@@ -1011,7 +1084,10 @@ export function createApp(options: AppOptions): Hono<App> {
     const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
     c.set("address", address);
     c.set("addressKey", limitKey(address));
-    const refused = guard.checkAddress(address) ?? (isValidHost(hostOf(c)) ? undefined : "host");
+    hints.lookAt(c);
+    const refused = isTooLong(c.req.url)
+      ? "url"
+      : (guard.checkAddress(address) ?? (isValidHost(hostOf(c)) ? undefined : "host"));
     if (refused !== undefined) c.res = refuse(c, refused);
     else await next();
     if (c.res.status !== 101 && !PRIVATE_PATH.test(c.req.path)) allowAllOrigins(c); // Deno's 101 must stay as it is
@@ -1023,16 +1099,19 @@ export function createApp(options: AppOptions): Hono<App> {
   });
   addTokenRoute(app, options, refuse);
   addSocketRoute(app, options, refuse);
-  addCountRoutes(app, options, forSite);
+  addPublicRoutes(app, { journal, totals, engine, live: rooms, connections, forSite, pageName, paramsOf, refuse });
   addStatsRoutes(app, {
     journal,
+    totals,
     engine,
     live: rooms,
     listedSites: allowedSites.names,
     connections,
     metrics,
+    version,
     maxConnections: settings.MAX_CONNECTIONS,
     operatorOnly: operatorOnly(guard, password, refuse),
+    isPublic: settings.PUBLIC_DASHBOARD === "true",
     forSite,
     refuseUnknown: (c) => refuse(c, "unknown"),
     titleOf: (reason) => REFUSALS[reason as Reason][1],
@@ -1058,7 +1137,7 @@ const refuseOrigin = (c: Context, refuse: Refuse) =>
 /** Returns a function that finds the embedder of a request. Results are cached by Origin and Host. */
 function createEmbedderLookup(allowedSites: AllowedSites): (c: RequestContext) => Embedder {
   const cache = new LRUCache<string, Embedder>({
-    max: CACHED_ORIGINS,
+    ...CACHED_HEADERS,
     memoMethod: (key) => {
       const [header, host = ""] = key.split("\n");
       const origin = webUrl(header);
@@ -1077,7 +1156,8 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
     allowedSites.byOrigin(webUrl(ownOrigin(c, settings.TRUST_PROXY)), host) ?? host;
   return (answer: SiteHandler): Handler =>
     async (c) => {
-      const { site: name, page: rawPage } = c.req.query();
+      const name = queryOf(c, "site");
+      const rawPage = queryOf(c, "page");
       if (name === undefined) c.header("Vary", "Referer");
       const host = hostOf(c);
       const asking = webUrl(c.req.header("origin")) ?? refererUrl(c.req.header("referer"));
@@ -1100,12 +1180,12 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
 /** `POST /token`: weighs a visitor and hands out a ticket for the socket. */
 function addTokenRoute(
   app: Hono<App>,
-  { settings, allowedSites, signer, guard, connections, engine, metrics }: AppOptions,
+  { settings, allowedSites, signer, guard, connections, engine, metrics, today }: AppOptions,
   refuse: Refuse,
 ): void {
   const embedderOf = createEmbedderLookup(allowedSites);
-  const identify = createIdentify(settings, signer, engine);
-  const bots = new LRUCache<string, boolean>({ max: CACHED_USER_AGENTS, memoMethod: (userAgent) => isbot(userAgent) });
+  const identify = createIdentify(settings, signer, engine, today);
+  const bots = new LRUCache<string, boolean>({ ...CACHED_HEADERS, memoMethod: (userAgent) => isbot(userAgent) });
   const isCrawler = (c: RequestContext) => bots.memo(userAgentOf(c));
 
   app.post("/token", limitBody(refuse), async (c) => {
@@ -1118,7 +1198,7 @@ function addTokenRoute(
     const text = await c.req.text().catch(() => "cut off"); // which is not JSON, and therefore refused
     const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
     if (!body.success) return refuse(c, "body");
-    const { page: rawPage = "/", visitor: stored, observe = false } = body.output;
+    const { page: rawPage = "/", visitor: stored, observe = false, again = false } = body.output;
     const page = pageName(rawPage);
     if (page === undefined) return refuse(c, "page");
     const { visitor, isNew } = observe ? { visitor: "", isNew: false } : await identify(c, site, stored);
@@ -1126,7 +1206,7 @@ function addTokenRoute(
       (isNew ? guard.checkNewVisitor(addressKey) : undefined) ?? connections.refusal(site, visitor, addressKey);
     if (refused !== undefined) return refuse(c, refused);
     const expires = engine.wallClock() + settings.TOKEN_TTL_SECONDS * 1_000;
-    const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce() });
+    const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce(), isContinued: again });
     metrics.tokens.inc();
     c.header("Cache-Control", "no-store");
     if (observe || settings.IDENTITY === "hash") return c.json({ token });
@@ -1148,7 +1228,7 @@ function addSocketRoute(
     if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
     const { origin, site } = embedderOf(c);
     if (site === undefined) return refuseOrigin(c, refuse);
-    const claims = signer.readToken(origin, c.req.query("token") ?? "", engine.wallClock());
+    const claims = signer.readToken(origin, queryOf(c, "token") ?? "", engine.wallClock());
     const stopTimer = metrics.claimDuration.startTimer();
     const isClaimed = claims !== undefined && (await engine.spend(claims, engine.wallClock()));
     stopTimer();
@@ -1179,7 +1259,7 @@ function limitBody(refuse: Refuse): MiddlewareHandler<App> {
 }
 
 /** Returns a function that tells who asks: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
-function createIdentify(settings: Settings, signer: Signer, engine: Engine) {
+function createIdentify(settings: Settings, signer: Signer, engine: Engine, today: () => number) {
   let salt = { day: "", value: "" };
   const seen = new LRUCache<string, true>({ max: CACHED_HASH_VISITORS });
   return async (c: RequestContext, site: string, stored: string | undefined) => {
@@ -1193,7 +1273,7 @@ function createIdentify(settings: Settings, signer: Signer, engine: Engine) {
     }
     const cookie = getCookie(c, cookieName(site, isSecure(c, settings.TRUST_PROXY)));
     const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, stored);
-    return { visitor: known ?? newVisitor(), isNew: known === undefined };
+    return { visitor: known ?? newVisitor(today()), isNew: known === undefined };
   };
 }
 
@@ -1207,30 +1287,6 @@ function setVisitorCookie(c: RequestContext, site: string, signed: string, secur
 /** One cookie per site, so that nobody is followed from one site to another. The prefix `__Host-` needs https. */
 const cookieName = (site: string, secure: boolean) =>
   `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w-]/g, "_")}`;
-
-/** The numbers for everybody, and the scripts that show them. */
-function addCountRoutes(
-  app: Hono<App>,
-  { rooms, connections, journal, engine, assets }: AppOptions,
-  forSite: (answer: SiteHandler) => Handler,
-): void {
-  const count = async (site: string, page?: string) =>
-    rooms.count(site, page) ?? (await engine.cluster?.count(site, page)) ?? 0;
-
-  const answerCount: SiteHandler = async (c, site, page) => {
-    c.header("Cache-Control", "public, max-age=5");
-    const [ofSite, ofPage, peak] = await Promise.all([count(site), page && count(site, page), journal.peak(site)]);
-    return c.json({ site: ofSite, page: ofPage, peak, stale: connections.stale || undefined });
-  };
-  app.get("/count", etag(), forSite(answerCount));
-
-  const answerBadge: SiteHandler = async (c, site) => {
-    c.header("Cache-Control", "public, max-age=5");
-    c.header("Content-Type", "image/svg+xml; charset=utf-8");
-    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(await count(site))));
-  };
-  app.get("/badge.svg", etag(), forSite(answerBadge));
-}
 
 /** Lets only the operator pass. */
 function operatorOnly(guard: Guard, password: string, refuse: Refuse): MiddlewareHandler {
@@ -1249,7 +1305,7 @@ function operatorOnly(guard: Guard, password: string, refuse: Refuse): Middlewar
  */
 function addCheckRoute(app: Hono<App>, { settings, allowedSites }: AppOptions): void {
   app.get("/check/request", (c) => {
-    const asked = c.req.query("site") ?? "";
+    const asked = queryOf(c, "site") ?? "";
     const host = hostOf(c);
     const site = allowedSites.byName(asked, host) ?? allowedSites.byOrigin(webUrl(asked), host);
     const asking = c.req.header("origin"); // which every foreign page sends
@@ -1372,12 +1428,15 @@ const listen: Serve = (app, connections, settings) => {
 // ── 7. Service ───────────────────────────────────────────────────────────────────────────────────────────────────────
 // How the parts are put together. `main` and the tests use the same function.
 
+const GENERATED_PASSWORD_LENGTH = 16; // 96 bits
 const HOLD_MS = 15_000; // how long a restarted node counts the visitors who were online before
 
 export interface ServiceOptions {
   readonly settings: Settings;
   readonly engine: Engine;
   readonly assets: Assets;
+  /** @default {"development"} */
+  readonly version?: string;
   readonly clock?: Clock;
   /** How many files this process may open; Infinity where that is unknown. */
   readonly openFiles?: number;
@@ -1390,7 +1449,7 @@ export interface Service extends AppOptions {
 
 /** Builds the service. Nothing runs, and nobody is counted, before `startService`. */
 export async function createService(options: ServiceOptions): Promise<Service> {
-  const { settings, engine, assets, clock = systemClock, openFiles = Infinity } = options;
+  const { settings, engine, assets, version = "development", clock = systemClock, openFiles = Infinity } = options;
   const metrics = createMetrics();
   const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
   const allowedSites = new AllowedSites(settings.SITES);
@@ -1398,11 +1457,16 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const rooms = new Rooms(settings.GRACE_SECONDS * 1_000, engine.cluster);
   const listedSites = allowedSites.names;
   const wallClock = () => engine.wallClock();
-  const journal = new Journal({ store: engine, live: rooms, listedSites, wallClock, log });
+  const sites = new RecordedSites(listedSites);
+  const calendar = createCalendar(settings.TZ);
+  const today = () => calendar(engine.wallClock());
+  const dayOfMinting = settings.IDENTITY === "hash" ? today : mintedOn; // a hash lasts a day
+  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: dayOfMinting, sites, report });
+  const journal = new Journal({ store: engine, live: rooms, totals, sites, wallClock, log });
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
-  const connections = new Connections({ rooms, guard, journal, heartbeatMs, onBroadcast, clock });
-  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines });
+  const connections = new Connections({ rooms, guard, journal, totals, heartbeatMs, onBroadcast, clock });
+  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines, version });
   engine.cluster?.listen({
     total: (room, total) => {
       rooms.setTotal(room, total);
@@ -1410,7 +1474,8 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     },
     stale: (stale) => connections.setStale(stale),
   });
-  const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
+  const password = settings.ADMIN_PASSWORD ?? (await engine.secret("admin", "")).slice(0, GENERATED_PASSWORD_LENGTH);
+  const stats = { journal, totals, today, metrics };
   const parts = {
     settings,
     allowedSites,
@@ -1418,11 +1483,11 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     guard,
     rooms,
     connections,
-    journal,
     engine,
-    metrics,
     assets,
+    version,
     password,
+    ...stats,
   };
   return { ...parts, clock, app: createApp(parts) };
 }
@@ -1460,6 +1525,13 @@ export async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Setting
 }
 
 declare const BUNDLED: Assets | undefined;
+declare const VERSION: string | undefined;
+
+/** The version of this service. From source it is read from package.json. */
+const readVersion = (): string =>
+  typeof VERSION === "undefined"
+    ? (JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")) as { version: string }).version
+    : VERSION;
 
 function readAssets(): Assets {
   if (typeof BUNDLED !== "undefined") return BUNDLED;
@@ -1468,7 +1540,7 @@ function readAssets(): Assets {
 }
 
 /** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
-function announce({ settings, password }: Service, port: number): void {
+function announce({ settings, version, password }: Service, port: number): void {
   const { HOST, SITES, ADMIN_PASSWORD } = settings;
   const host = HOST === "0.0.0.0" || HOST === "::" ? "localhost" : HOST.includes(":") ? `[${HOST}]` : HOST;
   const url = `http://${host}:${port}/`;
@@ -1476,9 +1548,9 @@ function announce({ settings, password }: Service, port: number): void {
   const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!isTerminal) return log("info", "ready", { url, snippet, ...credentials });
-  const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password}, made for this run)` : "";
-  print(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
+  if (!isTerminal) return log("info", "ready", { url, version, snippet, ...credentials });
+  const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password})` : "";
+  print(`\nHeadcount ${version} is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
   print(`Dashboard: ${url}dashboard${generated}`);
 }
 
@@ -1491,7 +1563,7 @@ async function main(): Promise<void> {
   const openFiles = openFilesLimit();
   const settings = readSettings(process.env, openFiles);
   const engine = await openEngine(settings);
-  const service = await createService({ settings, engine, assets: readAssets(), openFiles });
+  const service = await createService({ settings, engine, assets: readAssets(), version: readVersion(), openFiles });
   const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
   const stop = await startService(service);
   announce(service, port);

@@ -6,15 +6,7 @@ import type { Context, Env, Handler, Hono } from "hono";
 import { ownOrigin } from "./names.ts";
 
 /** Files made by build.ts. The bundled server carries them inside; from source they are read from `dist/`. */
-export const ASSETS = [
-  "widget.js",
-  "debug.js",
-  "badge.svg",
-  "home.html",
-  "dashboard.html",
-  "check.html",
-  "README.md",
-] as const;
+export const ASSETS = ["widget.js", "debug.js", "home.html", "dashboard.html", "check.html", "README.md"] as const;
 export type Assets = Record<(typeof ASSETS)[number], string>;
 
 const CSP =

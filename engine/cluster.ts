@@ -4,7 +4,7 @@
  */
 
 import { LRUCache } from "lru-cache";
-import { type Cluster, type ClusterListener, type ClusterRoom, messageOf } from "./engine.ts";
+import { type Cluster, type ClusterListener, type ClusterRoom, messageOf, MINUTE_MS } from "./engine.ts";
 import { type Client, type Link, listenTo } from "./link.ts";
 import { durationsOf, keyOf, type Options } from "./options.ts";
 import { COUNT } from "./scripts.ts";
@@ -19,20 +19,27 @@ interface LastTotal {
 
 /** For how many rooms that this node does not have the last total is kept. */
 const MAX_LAST_TOTALS = 10_000;
+/** The characters of all their names, which anybody may ask for. */
+const MAX_LAST_TOTALS_LENGTH = 2_000_000;
 
 const roomKey = (site: string, page: string) => `${site} ${page}`;
+
+/** No site has more visitors. The history keeps numbers of 32 bits. */
+const MAX_TOTAL = 2 ** 32 - 1;
+
+const isTotal = (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0 && Number(value) <= MAX_TOTAL;
 
 /** Reads a message of SYNC or REAP: `[site, epoch, version, page, total, …]`. @throws {Error} when it is something else */
 export function parseMessage(text: string): Message {
   const list: unknown = JSON.parse(text);
   if (!Array.isArray(list)) throw new TypeError("not a list");
   const [site, epochText, version, ...rest] = list as unknown[];
-  const epoch = Number(epochText);
-  const totals = totalsOf(rest);
-  const numbers = [epoch, version, ...totals.values()];
-  if (typeof site !== "string" || !numbers.every((number) => Number.isSafeInteger(number)))
+  const epoch = typeof epochText === "string" ? Number(epochText) : NaN;
+  const areTotals = rest.every((value, index) => (index % 2 === 0 ? typeof value === "string" : isTotal(value)));
+  const areVersions = [epoch, version].every((number) => Number.isSafeInteger(number) && Number(number) >= 0);
+  if (typeof site !== "string" || !areVersions || !areTotals)
     throw new TypeError("not [site, epoch, version, page, total, …]");
-  return { site, epoch, version: Number(version), totals };
+  return { site, epoch, version: Number(version), totals: totalsOf(rest) };
 }
 
 export class RedisCluster implements Cluster {
@@ -42,7 +49,11 @@ export class RedisCluster implements Cluster {
   readonly #siteListener: SiteListener;
   readonly #sites = new Map<string, SharedSite>();
   readonly #staleSites = new Set<SharedSite>();
-  readonly #lastTotals = new LRUCache<string, LastTotal>({ max: MAX_LAST_TOTALS });
+  readonly #lastTotals = new LRUCache<string, LastTotal>({
+    max: MAX_LAST_TOTALS,
+    maxSize: MAX_LAST_TOTALS_LENGTH,
+    sizeCalculation: (_, room) => room.length,
+  });
   #listener: ClusterListener | undefined;
   #subscriber: Client | undefined;
   #ticker: ReturnType<typeof setInterval> | undefined;
@@ -50,6 +61,9 @@ export class RedisCluster implements Cluster {
   #isStopped = false;
   /** When Redis came back after it was away, by `performance.now()`. */
   #backAt = -Infinity;
+  /** Messages of somebody else since the last warning, and when the next warning may follow. */
+  #foreignMessages = 0;
+  #nextWarningAt = 0;
 
   constructor(link: Link, options: Required<Options>) {
     const { leaseMs, log, prefix } = options;
@@ -193,10 +207,18 @@ export class RedisCluster implements Cluster {
       const message = parseMessage(text);
       this.#sites.get(message.site)?.received(message);
     } catch (error) {
-      this.#options.log("warn", "Redis passed on a message that is not from this service", {
-        message: messageOf(error),
-      });
+      this.#warnOfForeignMessage(messageOf(error));
     }
+  }
+
+  #warnOfForeignMessage(message: string): void {
+    this.#foreignMessages += 1;
+    const now = performance.now();
+    if (now < this.#nextWarningAt) return;
+    this.#nextWarningAt = now + MINUTE_MS;
+    const messages = this.#foreignMessages;
+    this.#options.log("warn", "Redis passed on messages that are not from this service", { messages, message });
+    this.#foreignMessages = 0;
   }
 
   /** The connection may be dead without knowing it. */

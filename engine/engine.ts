@@ -65,17 +65,52 @@ export interface Peak {
   readonly peak: number;
 }
 
+/** How often a page was viewed on a day since last time. Days are numbers that grow by one at the owner's midnight. */
+export interface ViewSum {
+  readonly site: string;
+  readonly page: string;
+  readonly day: number;
+  views: number;
+}
+
 export interface StatsEntries {
   readonly readings: readonly ReadingSum[];
   readonly peaks: readonly (Peak & { readonly site: string })[];
+  readonly views?: readonly ViewSum[];
   /** Those of the sites that are not in SITES. Fewer of them, and fewer of their pages, are kept. */
   readonly unlistedSites?: ReadonlySet<string>;
 }
 
+/** A visitor who came to a site on a day. */
+export interface VisitorEntry {
+  readonly site: string;
+  readonly day: number;
+  /** A hash of the visitor's id, by a key that is thrown away after the day. */
+  readonly hash: string;
+  /** Whether the visitor's id was minted on that day: who is new on the day is then new altogether. */
+  readonly isFirstDay: boolean;
+}
+
+/** Numbers of a site: views of all its pages, and its visitors ever and on one day. */
+export interface SiteTotals {
+  readonly total: number;
+  readonly visitors: number;
+  readonly today: number;
+}
+
+export interface DayTotals {
+  readonly day: number;
+  readonly views: number;
+  readonly visitors: number;
+}
+
+/** What a secret is for: signing visitors and tokens, IDENTITY=hash, the visitors of a day, the operator's password. */
+export type SecretKind = "signing" | "salt" | "day" | "admin";
+
 /** Keeps the secrets of the service. */
 export interface SecretStore {
   /** A random secret, made when it is first asked for. There is one per kind: asking for another `name` replaces it. */
-  secret(kind: "signing" | "salt", name: string): Promise<string>;
+  secret(kind: SecretKind, name: string): Promise<string>;
 }
 
 /** Makes tokens single use. */
@@ -112,6 +147,20 @@ export interface StatsStore {
   highest(site: string): Promise<Peak | undefined>;
 }
 
+/** Keeps views and visitors, for good. */
+export interface TotalsStore {
+  /**
+   * Counts each visitor once per site and day, all or nothing. Sets of earlier days are thrown away.
+   * @param unlistedSites those of the sites that are not in SITES
+   */
+  countVisitors(entries: readonly VisitorEntry[], unlistedSites?: ReadonlySet<string>): Promise<void>;
+  siteTotals(site: string, day: number): Promise<SiteTotals>;
+  /** The views of each of the pages, in the same order. */
+  pageViews(site: string, pages: readonly string[]): Promise<number[]>;
+  /** The days since a day on which anything was counted, oldest first. */
+  days(site: string, fromDay: number): Promise<DayTotals[]>;
+}
+
 /** A room as the cluster sees it: its name, and the visitors whom this node has in it. */
 export interface ClusterRoom extends RoomName {
   readonly members: ReadonlyMap<string, unknown>;
@@ -139,7 +188,7 @@ export interface Cluster {
   count(site: string, page?: string): Promise<number>;
 }
 
-export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore {
+export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore, TotalsStore {
   /** What the engine is called on the dashboard. */
   readonly name: "embedded" | "redis";
   /** How many of its calls have failed. */

@@ -134,7 +134,7 @@ export class Link {
 
 /** Connections that fail in the client, by the words of ioredis; it has no classes for most of them. */
 const CONNECTION_PROBLEM =
-  /timed out|timeout|connection is|connection close|not writeable|isn't writeable|isn't ready|disconnect|startup nodes|redirections|slots cache|max retries/i;
+  /^Redis is away$|timed out|timeout|connection is|connection close|not writeable|isn't writeable|isn't ready|disconnect|startup nodes|redirections|slots cache|max retries/i;
 
 /**
  * True for an error which says that Redis cannot be reached or does not answer. All other errors are about the command:
@@ -146,6 +146,14 @@ export function isConnectionError(error: unknown): boolean {
   const code = "code" in error ? String(error.code) : "";
   return /^E[A-Z]+$/.test(code) || CONNECTION_PROBLEM.test(error.message); // ECONNRESET and its like
 }
+
+/** Refusals of any command that writes. They say nothing about the command, and pass. */
+const NOT_NOW =
+  /^(OOM|READONLY|MISCONF|LOADING|BUSY|CLUSTERDOWN|TRYAGAIN|MASTERDOWN|NOREPLICAS|NOAUTH|NOPERM|MOVED|ASK)\b/;
+
+/** True for an error after which the same command may succeed later. */
+export const isTemporary = (error: unknown): boolean =>
+  isConnectionError(error) || (error instanceof ReplyError && NOT_NOW.test(messageOf(error)));
 
 /** Calls the listeners of a client's events. */
 export function listenTo(client: Client, { close, ready, error }: ClientEvents): void {

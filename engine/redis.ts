@@ -12,7 +12,7 @@
  *
  * A site has a handful of keys, however many pages and visitors it has. They share one hash tag, so Redis Cluster keeps
  * them together. Only scripts (`scripts.ts`) change them, so they always agree. Each key has an expiry that living nodes
- * extend, so the keys disappear after the last node. The secret that signs visitor ids and the statistics stay.
+ * extend, so the keys disappear after the last node. The secret that signs visitor ids, the statistics and the totals stay.
  *
  * One script does nearly all the work. `SYNC` tells Redis who came and left on this node since the last sync, renews the
  * lease of the node, and answers with the totals that changed or were asked for. A site syncs when something changes, at
@@ -32,6 +32,8 @@
  *                          4 s old: before that some nodes may not have told their visitors, and totals would dip
  *   Redis lost some data   (a replica took over) the batch number is not the expected one. The node begins anew
  *   Redis evicted a key    keys carry marks and sizes. Keys that do not fit together are deleted, as if all data were lost
+ *   somebody else writes   keys of a wrong type are deleted, and Redis then "lost some data". A message is believed until the
+ *                          next answer of Redis, and not when its numbers are impossible
  *
  * The clocks of nodes do not matter. Leases and tokens follow the clock of Redis (`clock.ts`), everything else follows
  * elapsed time. After an outage no node is reaped for 4 s, because all leases have expired together and every living node
@@ -41,7 +43,8 @@
  *   clock.ts        the time that all nodes agree on
  *   site.ts         one site: its syncs, its state, its totals
  *   cluster.ts      all sites of this node, and messages from other nodes
- *   statistics.ts   reading times and peaks
+ *   statistics.ts   reading times and peaks, and the way of everything that the journal records
+ *   redis-totals.ts views and visitors
  *   options.ts      options, durations, names of keys
  */
 
@@ -49,6 +52,7 @@ import { createHash } from "node:crypto";
 import { RedisClock } from "./clock.ts";
 import { RedisCluster } from "./cluster.ts";
 import {
+  type DayTotals,
   type Engine,
   type Member,
   messageOf,
@@ -56,14 +60,19 @@ import {
   type PageReading,
   type Peak,
   type Reading,
+  type SecretKind,
   type SecretStore,
+  type SiteTotals,
   SpentNonces,
   type StatsEntries,
   type TokenStore,
+  type VisitorEntry,
 } from "./engine.ts";
 import { type Client, connect, Link, sendAt } from "./link.ts";
 import { BATCH_GAP_MS, durationsOf, type Options, withDefaults } from "./options.ts";
+import { RedisTotals } from "./redis-totals.ts";
 import { CLAIM } from "./scripts.ts";
+import { newNodeName } from "./site.ts";
 import { RedisStatistics } from "./statistics.ts";
 
 // ── Secrets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -76,7 +85,7 @@ interface Secret {
   readonly ttlSeconds: number | undefined;
 }
 
-const SALT_TTL_SECONDS = 2 * 86_400;
+const DAILY_SECRET_TTL_SECONDS = 2 * 86_400;
 
 const sha256 = (text: string) => createHash("sha256").update(text).digest("base64url");
 
@@ -84,14 +93,14 @@ class Secrets implements SecretStore {
   readonly #link: Link;
   readonly #options: Required<Options>;
   /** The last secret of each kind. */
-  readonly #last = new Map<string, Secret>();
+  readonly #last = new Map<SecretKind, Secret>();
 
   constructor(link: Link, options: Required<Options>) {
     this.#link = link;
     this.#options = options;
   }
 
-  async secret(kind: "signing" | "salt", name: string): Promise<string> {
+  async secret(kind: SecretKind, name: string): Promise<string> {
     const last = this.#last.get(kind);
     const proposal = this.#propose(kind, name, last);
     const value = await this.#store(proposal).catch((error: unknown) => {
@@ -116,12 +125,12 @@ class Secrets implements SecretStore {
   }
 
   /**
-   * The secret for the case that Redis has none. The next salt is made from the last one: so all nodes have the same
-   * salt while Redis is away, and nobody can compute the last salt from the next one.
+   * The secret for the case that Redis has none. The next daily secret is made from the last one: so all nodes have the
+   * same one while Redis is away, and nobody can compute the last one from the next one.
    */
-  #propose(kind: string, name: string, last: Secret | undefined): Secret {
+  #propose(kind: SecretKind, name: string, last: Secret | undefined): Secret {
     const key = `${this.#options.prefix}secret:${kind}${name && `:${name}`}`;
-    const ttlSeconds = kind === "salt" ? SALT_TTL_SECONDS : undefined;
+    const ttlSeconds = kind === "signing" ? undefined : DAILY_SECRET_TTL_SECONDS;
     if (last === undefined) return { key, ttlSeconds, value: newSecret() };
     return { key, ttlSeconds, value: last.key === key ? last.value : sha256(last.value + name) };
   }
@@ -190,6 +199,7 @@ export class RedisEngine implements Engine {
   readonly #clock: RedisClock;
   readonly #secrets: Secrets;
   readonly #tokens: Tokens;
+  readonly #totals: RedisTotals;
   readonly #statistics: RedisStatistics;
   readonly #beat: ReturnType<typeof setInterval>;
 
@@ -204,7 +214,9 @@ export class RedisEngine implements Engine {
     this.cluster = new RedisCluster(this.#link, options);
     this.#secrets = new Secrets(this.#link, options);
     this.#tokens = new Tokens(this.#link, options);
-    this.#statistics = new RedisStatistics(this.#link, options, () => this.wallClock());
+    const mark = `wrote:${newNodeName()}`;
+    this.#totals = new RedisTotals(this.#link, options, mark);
+    this.#statistics = new RedisStatistics(this.#link, options, () => this.wallClock(), mark, this.#totals);
     this.#beat = setInterval(() => this.#maintain(), beatMs);
   }
 
@@ -232,7 +244,7 @@ export class RedisEngine implements Engine {
     return this.#clock.now();
   }
 
-  secret(kind: "signing" | "salt", name: string): Promise<string> {
+  secret(kind: SecretKind, name: string): Promise<string> {
     return this.#secrets.secret(kind, name);
   }
 
@@ -269,6 +281,22 @@ export class RedisEngine implements Engine {
     return this.#statistics.highest(site);
   }
 
+  countVisitors(entries: readonly VisitorEntry[]): Promise<void> {
+    return this.#totals.countVisitors(entries);
+  }
+
+  siteTotals(site: string, day: number): Promise<SiteTotals> {
+    return this.#totals.siteTotals(site, day);
+  }
+
+  pageViews(site: string, pages: readonly string[]): Promise<number[]> {
+    return this.#totals.pageViews(site, pages);
+  }
+
+  days(site: string, fromDay: number): Promise<DayTotals[]> {
+    return this.#totals.days(site, fromDay);
+  }
+
   async close(): Promise<void> {
     clearInterval(this.#beat);
     await this.cluster.close();
@@ -284,6 +312,7 @@ export class RedisEngine implements Engine {
     this.#options.log("info", "Redis is back");
     this.#maintain();
     this.cluster.back();
+    this.#totals.check().catch(() => {}); // deliberate: Redis is away again, and the link reports that
   }
 
   #maintain(): void {

@@ -154,6 +154,18 @@ end
 return left
 `);
 
+// ── REPAIR ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Deletes those keys of SYNC that have another type than SYNC gives them. Answers how many. The next sync makes them anew. */
+export const REPAIR = script(`
+local deleted = 0
+for i, expected in ipairs({"zset", "hash", "hash", "hash", "set"}) do
+  local found = redis.call("TYPE", KEYS[i]).ok
+  if found ~= expected and found ~= "none" then deleted = deleted + redis.call("UNLINK", KEYS[i]) end
+end
+return deleted
+`);
+
 // ── COUNT ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Answers {total of a room, age of the epoch in ms}. The age is -1 when nobody has counted on the site. ARGV: page. */
@@ -188,15 +200,15 @@ export const CLOCK = script(`return redis.call("TIME")`);
  *
  * KEYS: mark of the last part, histograms by page (JSON), pages by reading time in ms, highest count, then one key per
  * peak: its day.
- * ARGV: id of the part, life of the mark in s, limit of pages, name of the page of all others, life of the statistics in s
+ * ARGV: number of the part, life of the mark in s, limit of pages, name of the page of all others, life of the statistics in s
  * ("" for ever), number of readings; then for each reading: page, bucket, views, ms; then for each peak: minute, minute of
  * the day, when its day expires (s since 1970), count.
  */
 export const RECORD = script(`
 local mark, histograms, most_read, highest = unpack(KEYS, 1, 4)
-local id, mark_ttl, max_pages, other, ttl, readings = unpack(ARGV, 1, 6)
-if redis.call("GET", mark) == id then return {0, ""} end
-redis.call("SET", mark, id, "EX", mark_ttl)
+local part, mark_ttl, max_pages, other, ttl, readings = unpack(ARGV, 1, 6)
+if redis.call("GET", mark) == part then return {0, ""} end
+redis.call("SET", mark, part, "EX", mark_ttl)
 
 local function add_reading(page, bucket, views, ms)
   local is_known = redis.call("ZSCORE", most_read, page)
@@ -264,4 +276,133 @@ for index = 4, #ARGV do
   end
 end
 return admitted
+`);
+
+// ── VIEWS ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// The numbers of a site are cells: "t" is the views of the site, "d<day>v" and "d<day>u" are views and visitors of a day,
+// "p<page>" is the views of a page. `redis-totals.ts` says what epochs are for.
+
+const TOTALS_COMMON = `
+local function now_us()
+  local time = redis.call("TIME")
+  return time[1] * 1000000 + time[2]
+end
+local function begin_epoch(counts)
+  local epoch = string.format("%.0f", now_us())
+  redis.call("HSET", counts, "epoch", epoch)
+  return epoch
+end
+`;
+
+/**
+ * Adds a part of the views of one site, unless the part was added before, and raises cells to what the node knows from an
+ * earlier epoch. A page beyond the limit is added to the page of all others. A part that was sent in an earlier epoch is not
+ * added, because what the nodes know may include it. A cell that cannot be changed, for example because its key has a wrong
+ * type, does not hinder the other cells. Answers {epoch, 1 if the part was not added for its epoch, number of cells that could not
+ * be changed, the last error, {value of each cell, or -1}}.
+ *
+ * KEYS: mark of the node's last part, counts, days, views by page, base.
+ * ARGV: number of the part (0: only raise), number of the last part that Redis has confirmed (0: unknown), epoch in which the
+ * part was sent before ("": never), life of the mark in s, limit of pages, name of the page of all others, life of the base
+ * in s; then for each cell: name, what to add, the value that the node knows, and the epoch of that.
+ */
+export const VIEWS = script(`${TOTALS_COMMON}
+local mark, counts, days, views, base = unpack(KEYS)
+local part, confirmed, sent_epoch, mark_ttl, max_pages, other, base_ttl = unpack(ARGV, 1, 7)
+part, confirmed = tonumber(part), tonumber(confirmed)
+local written = tonumber(redis.call("GET", mark) or 0)
+local epoch = redis.call("HGET", counts, "epoch")
+if not epoch or written < confirmed then -- Redis lost everything, or the last part of this node
+  epoch = begin_epoch(counts)
+  redis.call("DEL", base)
+end
+if math.max(part, confirmed) > written then redis.call("SET", mark, math.max(part, confirmed), "EX", mark_ttl) end
+local is_of_past_epoch = written < part and sent_epoch ~= "" and sent_epoch ~= epoch
+local adds = written < part and not is_of_past_epoch
+local age = now_us() - epoch
+local is_young = age < base_ttl * 1000000
+
+local function place_of(cell) -- key, field
+  local field = string.sub(cell, 2)
+  local kind = string.sub(cell, 1, 1)
+  if kind == "t" then return counts, "total" end
+  if kind == "d" then return days, field end
+  if redis.call("HEXISTS", views, field) == 1 then return views, field end
+  local pages = redis.call("HLEN", views) - redis.call("HEXISTS", views, other)
+  return views, pages < tonumber(max_pages) and field or other
+end
+
+local function change(cell, add, known, known_epoch)
+  local key, field = place_of(cell)
+  local is_folded = key == views and "p" .. field ~= cell
+  if is_folded then cell = "p" .. other end
+  if is_folded or known_epoch == epoch then known = 0 end
+  local value = tonumber(redis.call("HGET", key, field) or 0)
+  if is_young then -- a node that knows more may still come
+    local start = tonumber(redis.call("HGET", base, cell) or value)
+    redis.call("HSET", base, cell, math.max(start, known))
+    value = value + math.max(0, known - start)
+  else
+    value = math.max(value, known)
+  end
+  if adds then value = value + add end
+  redis.call("HSET", key, field, value)
+  return is_folded and -1 or value
+end
+
+local refused, reason, values = 0, "", {}
+for i = 8, #ARGV, 4 do
+  local done, value = pcall(change, ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3])
+  if not done then
+    refused = refused + 1
+    reason = type(value) == "table" and value.err or tostring(value)
+  end
+  values[#values + 1] = done and value or -1
+end
+if is_young and redis.call("TTL", base) < 0 then redis.call("EXPIRE", base, base_ttl) end
+return {epoch, is_of_past_epoch and 1 or 0, refused, reason, values}
+`);
+
+// ── VISITORS ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Enters visitors into the set of a day. Whoever is in the set already changes nothing, so the same call again changes
+ * nothing, and sets that several nodes restore are united. The numbers follow from the size of the set, and are at least what
+ * the node knows from an earlier epoch. Answers {epoch, last day, visitors before that day, newcomers of that day, visitors
+ * of the day of this call}.
+ *
+ * KEYS: counts, days, set of the day.
+ * ARGV: day, life of the set in s, epoch of what the node knows, and what it knows: last day, visitors before that day,
+ * newcomers of that day, visitors of the day of this call; then for each visitor: 1 for a newcomer, else 0, and the hash.
+ */
+export const VISITORS = script(`${TOTALS_COMMON}
+local counts, days, set = unpack(KEYS)
+local day, ttl, known_epoch, known_day, known_earlier, known_newcomers, known_visitors = unpack(ARGV, 1, 7)
+day = tonumber(day)
+local function newcomers_in_set() return redis.call("ZCOUNT", set, 1, 1) end
+local newcomers_before = newcomers_in_set()
+local epoch = redis.call("HGET", counts, "epoch") or begin_epoch(counts)
+if #ARGV > 7 then redis.call("ZADD", set, unpack(ARGV, 8)) end
+if redis.call("TTL", set) == -1 then redis.call("EXPIRE", set, ttl) end
+
+local function number(field) return tonumber(redis.call("HGET", counts, field) or 0) end
+local last, earlier, newcomers = number("day"), number("earlier"), number("newcomers")
+local function turn_to(next)
+  if next > last then last, earlier, newcomers = next, earlier + newcomers, 0 end
+end
+local visitors = tonumber(redis.call("HGET", days, day .. "u") or 0)
+if known_epoch ~= epoch then
+  known_day, known_earlier, known_newcomers = tonumber(known_day), tonumber(known_earlier), tonumber(known_newcomers)
+  turn_to(known_day)
+  if known_day < last then known_earlier, known_newcomers = known_earlier + known_newcomers, 0 end
+  earlier, newcomers = math.max(earlier, known_earlier), math.max(newcomers, known_newcomers)
+  visitors = math.max(visitors, tonumber(known_visitors))
+end
+turn_to(day)
+if day == last then newcomers = math.max(newcomers, newcomers_in_set())
+else earlier = earlier + newcomers_in_set() - newcomers_before end
+visitors = math.max(visitors, redis.call("ZCARD", set))
+redis.call("HSET", counts, "day", last, "earlier", earlier, "newcomers", newcomers)
+if visitors > 0 then redis.call("HSET", days, day .. "u", visitors) end
+return {epoch, last, earlier, newcomers, visitors}
 `);

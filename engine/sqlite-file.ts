@@ -12,9 +12,12 @@
 
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, renameSync } from "node:fs";
 import { dirname } from "node:path";
-import { DatabaseSync } from "node:sqlite";
+import type { DatabaseSync } from "node:sqlite";
 import { type Log, messageOf } from "./engine.ts";
 import { migrate, NewerFileError } from "./sqlite-schema.ts";
+
+/** Imported here, and not above, so that a bundle on a runtime without it can still say that this is the wrong runtime. */
+const sqlite = await import("node:sqlite");
 
 /** A row of the table `secrets`. */
 interface Secret {
@@ -143,7 +146,7 @@ export class SqliteFile {
 
   #open(): void {
     if (this.#path !== MEMORY) makePrivate(this.#path);
-    this.#database = new DatabaseSync(this.#path);
+    this.#database = new sqlite.DatabaseSync(this.#path);
     this.#database.exec(SETTINGS);
     migrate(this.#database, () =>
       this.#log("info", "the database is brought to a newer version", { file: this.#path }),

@@ -62,8 +62,20 @@ function moveReadings(database: DatabaseSync): void {
   }
 }
 
+/** Totals: views of pages, sites and days, and visitors of sites and days. `day_visitors` holds hashes of one day. */
+const addTotals: Migration = (database) =>
+  database.exec(`
+    ALTER TABLE sites ADD COLUMN total INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sites ADD COLUMN visitors INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE pages ADD COLUMN views INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE days (site INTEGER NOT NULL, day INTEGER NOT NULL, views INTEGER NOT NULL, visitors INTEGER NOT NULL,
+      PRIMARY KEY (site, day)) STRICT, WITHOUT ROWID;
+    CREATE TABLE day_visitors (day INTEGER NOT NULL, site INTEGER NOT NULL, hash TEXT NOT NULL,
+      PRIMARY KEY (day, site, hash)) STRICT, WITHOUT ROWID;
+  `);
+
 /** One entry per version of the file. `PRAGMA user_version` says how many were applied. Add entries, never change one. */
-const MIGRATIONS = [createTables, giveIds];
+const MIGRATIONS = [createTables, giveIds, addTotals];
 
 /** A newer version of the service wrote the file, and this version does not know what the file means. */
 export class NewerFileError extends Error {

@@ -25,6 +25,7 @@ import { inPortions } from "./portions.ts";
 import { addViews, parseHistogram, readingOf } from "./reading.ts";
 import type { SqliteFile } from "./sqlite-file.ts";
 import { Names } from "./sqlite-names.ts";
+import { addPageViews } from "./sqlite-totals.ts";
 
 const FORGET_EVERY_MINUTES = 60;
 const NOT_READ: Reading = { views: 0, seconds: 0, median: 0, p90: 0 };
@@ -40,7 +41,7 @@ const SQL = {
     ON CONFLICT DO UPDATE SET minute = excluded.minute, peak = excluded.peak WHERE excluded.peak > peak`,
   reading: `SELECT views, CAST(round(seconds) AS INTEGER) AS seconds, median, p90 FROM readings
     WHERE page = (SELECT id FROM pages WHERE site = ${THE_SITE} AND name = ?2)`,
-  mostRead: `SELECT name AS page, views, CAST(round(readings.seconds) AS INTEGER) AS seconds, median, p90
+  mostRead: `SELECT name AS page, readings.views, CAST(round(readings.seconds) AS INTEGER) AS seconds, median, p90
     FROM readings JOIN pages ON pages.id = readings.page
     WHERE readings.site = ${THE_SITE} ORDER BY readings.seconds DESC LIMIT ?2`,
   history: `SELECT minute - minute % ?3 AS minute, max(peak) AS peak FROM history
@@ -60,11 +61,12 @@ export class SqliteStatistics implements StatsStore {
     this.#file = file;
   }
 
-  async record({ readings, peaks, unlistedSites = new Set() }: StatsEntries): Promise<void> {
+  async record({ readings, peaks, views = [], unlistedSites = new Set() }: StatsEntries): Promise<void> {
     await this.#file.write(async (database) => {
       const names = new Names(database, unlistedSites);
       await addReadings(database, names, readings);
       await addPeaks(database, names, peaks);
+      await addPageViews(database, names, views);
       await this.#forget(database, names);
     });
   }
@@ -152,6 +154,7 @@ async function addPeaks(database: DatabaseSync, names: Names, peaks: StatsEntrie
 }
 
 function forgetSite(database: DatabaseSync, id: number): void {
-  for (const table of ["readings", "pages", "highest"]) database.prepare(`DELETE FROM ${table} WHERE site = ?`).run(id);
+  for (const table of ["readings", "pages", "highest", "days", "day_visitors"])
+    database.prepare(`DELETE FROM ${table} WHERE site = ?`).run(id);
   database.prepare("DELETE FROM sites WHERE id = ?").run(id);
 }

@@ -7,6 +7,7 @@
 
 import { join } from "node:path";
 import {
+  type DayTotals,
   type Engine,
   type Log,
   type Member,
@@ -16,11 +17,15 @@ import {
   type Peak,
   type Reading,
   SpentNonces,
+  type SiteTotals,
   type StatsEntries,
+  type VisitorEntry,
 } from "./engine.ts";
 import { inPortions } from "./portions.ts";
 import { SqliteFile } from "./sqlite-file.ts";
+import { Names } from "./sqlite-names.ts";
 import { SqliteStatistics } from "./sqlite-statistics.ts";
+import { countVisitors, daysSince, pageViews, siteTotals } from "./sqlite-totals.ts";
 
 export interface Options {
   /** The folder of `headcount.db`, made where need be. `:memory:` keeps nothing. */
@@ -134,6 +139,22 @@ export class SqliteEngine implements Engine {
 
   highest(site: string): Promise<Peak | undefined> {
     return this.#statistics.highest(site);
+  }
+
+  async countVisitors(entries: readonly VisitorEntry[], unlistedSites: ReadonlySet<string> = new Set()): Promise<void> {
+    await this.#file.write((database) => countVisitors(database, new Names(database, unlistedSites), entries));
+  }
+
+  siteTotals(site: string, day: number): Promise<SiteTotals> {
+    return this.#file.read((database) => siteTotals(database, site, day));
+  }
+
+  pageViews(site: string, pages: readonly string[]): Promise<number[]> {
+    return this.#file.read((database) => pageViews(database, site, pages));
+  }
+
+  days(site: string, fromDay: number): Promise<DayTotals[]> {
+    return this.#file.read((database) => daysSince(database, site, fromDay));
   }
 
   close(): Promise<void> {

@@ -1,8 +1,8 @@
 /**
- * Reading times and peaks in Redis.
+ * Reading times and peaks in Redis, and the way that views take to `redis-totals.ts`.
  *
  * Entries are sent in parts of a few hundred, so no script grows with the traffic. Each part is added once: a part whose
- * answer was lost is sent again under the same id, and Redis keeps the id of the last part of each site and node. A part
+ * answer was lost is sent again under the same number, and Redis keeps the number of the last part of each site and node. A part
  * that keeps failing is given up and counted, so it hinders nothing else.
  */
 
@@ -25,21 +25,27 @@ import {
   type StatsEntries,
   type StatsStore,
   storedPageName,
+  type ViewSum,
 } from "./engine.ts";
-import { isConnectionError, type Link } from "./link.ts";
+import { isTemporary, type Link } from "./link.ts";
 import { keyOf, type Options } from "./options.ts";
 import { inPortions } from "./portions.ts";
 import { parseHistogram, readingOf } from "./reading.ts";
+import { MARK_TTL_SECONDS, type RedisTotals, type Refusal } from "./redis-totals.ts";
 import { ADMIT, RECORD } from "./scripts.ts";
-import { newNodeName } from "./site.ts";
 
 /** Entries of one site that one script adds. */
 interface Part {
-  readonly id: string;
+  /** Grows from part to part. */
+  readonly number: number;
   readonly site: string;
   readonly isListed: boolean;
   readonly readings: readonly ReadingSum[];
   readonly peaks: readonly Peak[];
+  /** A part with views has nothing else. */
+  readonly views: readonly ViewSum[];
+  /** The epoch of the site when the part was sent for the first time; undefined when it was not sent yet. */
+  sentIn: string | undefined;
   /** How often the part was sent without success. */
   tries: number;
 }
@@ -48,13 +54,12 @@ interface Part {
 interface SiteEntries {
   readonly readings: ReadingSum[];
   readonly peaks: Peak[];
+  readonly views: ViewSum[];
 }
 
 const MAX_PART = 500; // entries: 2,500 arguments, and about 2 ms of Redis
 const MAX_TRIES = 10; // of one part; each call of `record` makes one or two
 const PARALLEL_SITES = 4; // between these scripts Redis has time for counts
-/** How long Redis remembers the last part of a site, which is how long a part may be sent again. */
-const MARK_TTL_SECONDS = 86_400;
 const DAY_SECONDS = 86_400;
 /** The statistics of a site that is not in SITES expire when nothing was recorded for so long. */
 const UNLISTED_TTL_SECONDS = HISTORY_DAYS * DAY_SECONDS;
@@ -63,19 +68,13 @@ const BYTES_PER_MINUTE = 4; // in the string that holds a day of history
 const LOG_INTERVAL_MS = 3_600_000;
 const MAX_LOGGED_SITES = 1_000;
 
-/** Refusals of any command that writes. They say nothing about the part, and pass. */
-const NOT_NOW =
-  /^(OOM|READONLY|MISCONF|LOADING|BUSY|CLUSTERDOWN|TRYAGAIN|MASTERDOWN|NOREPLICAS|NOAUTH|NOPERM|MOVED|ASK)\b/;
-
-const isTemporary = (error: unknown): boolean =>
-  isConnectionError(error) || (error instanceof ReplyError && NOT_NOW.test(messageOf(error)));
-
 export class RedisStatistics implements StatsStore {
   readonly #link: Link;
   readonly #options: Required<Options>;
   readonly #wallClock: () => number;
-  /** Part ids begin with it. */
-  readonly #name = newNodeName();
+  readonly #totals: RedisTotals;
+  /** The name of the key that holds the number of this node's last part of a site. */
+  readonly #mark: string;
   #lastPart = 0;
   /** Parts that Redis has not confirmed, by site, in the order in which they must be sent. */
   readonly #unconfirmed = new Map<string, Part[]>();
@@ -83,8 +82,10 @@ export class RedisStatistics implements StatsStore {
   #lostEntries = 0;
   readonly #loggedSites = new LRUCache<string, true>({ max: MAX_LOGGED_SITES, ttl: LOG_INTERVAL_MS });
 
-  constructor(link: Link, options: Required<Options>, wallClock: () => number) {
+  constructor(link: Link, options: Required<Options>, wallClock: () => number, mark: string, totals: RedisTotals) {
     this.#link = link;
+    this.#mark = mark;
+    this.#totals = totals;
     this.#options = options;
     this.#wallClock = wallClock;
   }
@@ -161,6 +162,7 @@ export class RedisStatistics implements StatsStore {
       if (admitted.has(site)) this.#enqueue(site, false, ofSite);
       else if (!unlisted.includes(site)) this.#enqueue(site, true, ofSite);
     await this.#sendAll();
+    await this.#totals.restore().catch(() => {}); // the next call tries again, and the link reports that Redis is away
   }
 
   /** Those of the unlisted sites that are recorded. */
@@ -172,19 +174,22 @@ export class RedisStatistics implements StatsStore {
       return new Set((await this.#link.run(ADMIT, [`${this.#options.prefix}unlisted`], args)) as string[]);
     } catch (error) {
       if (isTemporary(error)) throw error;
-      for (const site of sites) this.#giveUp(site, 1, messageOf(error)); // listed sites are recorded all the same
+      for (const site of sites) this.#giveUp(site, { entries: 1, reason: messageOf(error) }); // listed sites are recorded all the same
       return new Set();
     }
   }
 
-  #enqueue(site: string, isListed: boolean, { readings, peaks }: SiteEntries): void {
+  #enqueue(site: string, isListed: boolean, { readings, peaks, views }: SiteEntries): void {
     const parts = this.#unconfirmed.get(site) ?? [];
-    const add = (some: Pick<Part, "readings" | "peaks">) => {
+    const add = (some: Partial<SiteEntries>) => {
       this.#lastPart += 1;
-      parts.push({ id: `${this.#name}${this.#lastPart}`, site, isListed, ...some, tries: 0 });
+      const number = this.#lastPart;
+      const empty = { readings: [], peaks: [], views: [], sentIn: undefined, tries: 0 };
+      parts.push({ number, site, isListed, ...empty, ...some });
     };
-    for (const chunk of chunksOf(readings, MAX_PART)) add({ readings: chunk, peaks: [] });
-    for (const chunk of chunksOf(peaks, MAX_PART)) add({ readings: [], peaks: chunk });
+    for (const chunk of chunksOf(readings, MAX_PART)) add({ readings: chunk });
+    for (const chunk of chunksOf(peaks, MAX_PART)) add({ peaks: chunk });
+    for (const chunk of chunksOf(views, MAX_PART)) add({ views: chunk });
     this.#unconfirmed.set(site, parts);
   }
 
@@ -210,7 +215,7 @@ export class RedisStatistics implements StatsStore {
       if (error === undefined) continue;
       if (isTemporary(error)) obstacle = error;
       if (part.tries < MAX_TRIES) waiting.push(part);
-      else this.#giveUp(part.site, part.readings.length + part.peaks.length, messageOf(error));
+      else this.#giveUp(part.site, { entries: sizeOf(part), reason: messageOf(error) });
     }
     if (waiting.length > 0) this.#unconfirmed.set(site, waiting);
     else this.#unconfirmed.delete(site);
@@ -220,9 +225,8 @@ export class RedisStatistics implements StatsStore {
   /** Returns the error when the part could not be sent. */
   async #send(part: Part): Promise<unknown> {
     try {
-      const { keys, args } = this.#argumentsOf(part);
-      const [refused, reason] = (await this.#link.run(RECORD, keys, args)) as [number, string];
-      if (refused > 0) this.#giveUp(part.site, refused, reason);
+      const refusal = part.views.length > 0 ? await this.#sendViews(part) : await this.#sendStatistics(part);
+      if (refusal.entries > 0) this.#giveUp(part.site, refusal);
       return undefined;
     } catch (error) {
       const isRefusedForNow = error instanceof ReplyError && isTemporary(error); // may last, and costs no try
@@ -231,18 +235,31 @@ export class RedisStatistics implements StatsStore {
     }
   }
 
-  #giveUp(site: string, entries: number, message: string): void {
+  #sendViews(part: Part): Promise<Refusal> {
+    const sent = this.#totals.addViews(part);
+    if (!this.#link.isAway) part.sentIn ??= this.#totals.epochOf(part.site);
+    return sent;
+  }
+
+  async #sendStatistics(part: Part): Promise<Refusal> {
+    const { keys, args } = this.#argumentsOf(part);
+    const [entries, reason] = (await this.#link.run(RECORD, keys, args)) as [number, string];
+    this.#totals.confirm(part.site, part.number);
+    return { entries, reason };
+  }
+
+  #giveUp(site: string, { entries, reason: message }: Refusal): void {
     this.#lostEntries += entries;
     if (this.#loggedSites.has(site)) return;
     this.#loggedSites.set(site, true);
     this.#options.log("error", "Redis refuses statistics of a site, which are lost", { site, entries, message });
   }
 
-  #argumentsOf({ id, site, isListed, readings, peaks }: Part): { keys: string[]; args: (string | number)[] } {
-    const keys = [`wrote:${this.#name}`, "readings", "mostread", "highest"].map((name) => this.#key(site, name));
+  #argumentsOf({ number, site, isListed, readings, peaks }: Part): { keys: string[]; args: (string | number)[] } {
+    const keys = [this.#mark, "readings", "mostread", "highest"].map((name) => this.#key(site, name));
     const maxPages = isListed ? MAX_PAGES_PER_SITE : MAX_PAGES_PER_UNLISTED_SITE;
     const ttlSeconds = isListed ? "" : UNLISTED_TTL_SECONDS;
-    const args: (string | number)[] = [id, MARK_TTL_SECONDS, maxPages, OTHER_PAGES, ttlSeconds, readings.length];
+    const args: (string | number)[] = [number, MARK_TTL_SECONDS, maxPages, OTHER_PAGES, ttlSeconds, readings.length];
     for (const { page, bucket, views, seconds } of readings)
       args.push(storedPageName(page), bucket, views, Math.round(seconds * 1_000));
     for (const { minute, peak } of peaks) {
@@ -262,15 +279,18 @@ export class RedisStatistics implements StatsStore {
   }
 }
 
-function entriesBySite({ readings, peaks }: StatsEntries): Map<string, SiteEntries> {
+const sizeOf = ({ readings, peaks, views }: Part) => readings.length + peaks.length + views.length;
+
+function entriesBySite({ readings, peaks, views = [] }: StatsEntries): Map<string, SiteEntries> {
   const sites = new Map<string, SiteEntries>();
   const entriesOf = (site: string) => {
-    const entries = sites.get(site) ?? { readings: [], peaks: [] };
+    const entries = sites.get(site) ?? { readings: [], peaks: [], views: [] };
     sites.set(site, entries);
     return entries;
   };
   for (const reading of readings) entriesOf(reading.site).readings.push(reading);
   for (const peak of peaks) entriesOf(peak.site).peaks.push(peak);
+  for (const sum of views) entriesOf(sum.site).views.push(sum);
   return sites;
 }
 

@@ -9,7 +9,6 @@
 import {
   DAY_MINUTES,
   type Log,
-  MAX_UNLISTED_SITES,
   messageOf,
   MINUTE_MS,
   type Peak,
@@ -18,8 +17,10 @@ import {
   type StatsEntries,
   type StatsStore,
 } from "../engine/engine.ts";
+import { LRUCache } from "lru-cache";
 import { bucketOf } from "../engine/reading.ts";
-import type { LiveRoom, LiveSites } from "./live.ts";
+import type { LiveRoom, LiveSites, RecordedSites } from "./live.ts";
+import type { Totals } from "./totals.ts";
 
 /** One view of a page, as the journal sees it. The journal alone changes the fields that are not readonly. */
 export interface View {
@@ -40,12 +41,23 @@ export interface View {
 export interface JournalOptions {
   readonly store: StatsStore;
   readonly live: LiveSites;
-  /** The sites of SITES. Of other sites, which a Host header can invent, only the first few are recorded. */
-  readonly listedSites: ReadonlySet<string>;
+  readonly totals: Totals;
+  readonly sites: RecordedSites;
   /** Milliseconds since 1970. */
   readonly wallClock: () => number;
   readonly log: Log;
 }
+
+/** How a view begins. */
+export interface ViewStart {
+  /** Whether the visitor has no other view of this page now. */
+  readonly isOnlyView: boolean;
+  /** Whether the page says that this view was counted before, and lost its connection. */
+  readonly isContinued: boolean;
+}
+
+/** What is kept of a view that may continue. */
+type EndedView = Pick<View, "beganAt" | "activeMs" | "recordedSeconds">;
 
 /** A number that is read from the engine now and then. */
 interface Cached {
@@ -61,7 +73,11 @@ interface RecordedPeak extends Peak {
 const MIN_VIEW_MS = 1_000; // fifty moves in an instant are not fifty readings
 const MAX_VIEW_SECONDS = 3_600;
 const CACHE_MS = 60_000; // how old a peak and a median may be when pages show them
+const CONTINUE_MS = 120_000; // a view that reconnects later is a new reading
+const MAX_ENDED_VIEWS = 20_000;
 const MAX_SUMS = 50_000; // what is kept in memory for an engine that cannot take it
+
+const viewKey = ({ visitor, room }: View) => `${room.site} ${visitor} ${room.page}`;
 
 export class Journal {
   /** How often the engine could not take what was to be recorded. */
@@ -72,22 +88,23 @@ export class Journal {
   #sumCount = 0;
   /** The newest peak of each site. */
   readonly #peaks = new Map<string, RecordedPeak>();
-  readonly #unlistedSites = new Set<string>();
   /** The peak of 24 hours by site, and the median reading time by page. An entry goes with its room. */
   readonly #dayPeaks = new WeakMap<RoomName, Cached>();
   readonly #medians = new WeakMap<RoomName, Cached>();
+  readonly #endedViews = new LRUCache<string, EndedView>({ max: MAX_ENDED_VIEWS, ttl: CONTINUE_MS });
   #isFailing = false;
 
   constructor(options: JournalOptions) {
     this.#options = options;
   }
 
-  /** A view begins. @param isOnlyView whether the visitor has no other view of this page now */
-  beginView(view: View, isOnlyView: boolean, now: number): void {
-    view.beganAt = now;
+  /** A view begins, or continues after a reconnect. */
+  beginView(view: View, { isOnlyView, isContinued }: ViewStart, now: number): void {
+    const ended = isContinued ? this.#endedViews.get(viewKey(view)) : undefined;
+    view.beganAt = ended?.beganAt ?? now;
     view.activeSince = now;
-    view.activeMs = 0;
-    view.recordedSeconds = undefined;
+    view.activeMs = ended?.activeMs ?? 0;
+    view.recordedSeconds = ended?.recordedSeconds;
     view.isRecorded = isOnlyView && view.visitor !== "";
   }
 
@@ -97,9 +114,14 @@ export class Journal {
     view.activeSince = isActive ? now : undefined;
   }
 
-  /** The view is over. */
-  endView(view: View, now: number): void {
+  /** The view is over. @param mayContinue whether the page may have lost its connection only, and reconnect */
+  endView(view: View, mayContinue: boolean, now: number): void {
     this.#measure(view, now);
+    if (mayContinue && view.isRecorded) {
+      const { beganAt, activeMs, activeSince, recordedSeconds } = view;
+      const running = activeSince === undefined ? 0 : now - activeSince;
+      this.#endedViews.set(viewKey(view), { beganAt, activeMs: activeMs + running, recordedSeconds });
+    }
     view.isRecorded = false;
   }
 
@@ -110,14 +132,18 @@ export class Journal {
     const sums = this.#sums;
     const readings = [...sums.values()].flatMap((buckets) => Array.from(buckets.values()));
     const peaks = [...this.#peaks.values()].filter((peak) => !peak.isStored);
-    if (readings.length === 0 && peaks.length === 0) return;
+    const viewSums = this.#options.totals.takeViews();
+    if (readings.length === 0 && peaks.length === 0 && viewSums.length === 0)
+      return this.#options.totals.viewsStored([]);
     this.#sums = new Map();
     this.#sumCount = 0;
     try {
-      await this.#store({ readings, peaks, unlistedSites: this.#unlistedSites });
+      await this.#store({ readings, peaks, views: viewSums, unlistedSites: this.#options.sites.unlisted });
       for (const peak of peaks) peak.isStored = true;
+      this.#options.totals.viewsStored(viewSums);
     } catch {
       // #store has reported the failure
+      this.#options.totals.giveBackViews(viewSums);
       for (const [room, buckets] of sums)
         for (const { bucket, views: count, seconds } of buckets.values()) this.#add(room, bucket, count, seconds);
     }
@@ -195,7 +221,7 @@ export class Journal {
     if (!view.isRecorded || now - view.beganAt < MIN_VIEW_MS) return;
     const running = view.activeSince === undefined ? 0 : now - view.activeSince;
     const seconds = Math.min(MAX_VIEW_SECONDS, (view.activeMs + running) / 1_000);
-    if (seconds === recorded || !this.#recordsSite(room.site)) return;
+    if (seconds === recorded || !this.#options.sites.admits(room.site)) return;
     const bucket = bucketOf(seconds);
     if (recorded !== undefined && bucketOf(recorded) === bucket) this.#add(room, bucket, 0, seconds - recorded);
     else {
@@ -223,15 +249,8 @@ export class Journal {
     for (const { site, peak } of this.#options.live.takePeaks()) {
       const noted = this.#peaks.get(site);
       const isKnown = noted?.minute === minute && noted.peak >= peak;
-      if (peak > 0 && !isKnown && this.#recordsSite(site))
+      if (peak > 0 && !isKnown && this.#options.sites.admits(site))
         this.#peaks.set(site, { site, minute, peak, isStored: false });
     }
-  }
-
-  #recordsSite(site: string): boolean {
-    if (this.#options.listedSites.has(site) || this.#unlistedSites.has(site)) return true;
-    if (this.#unlistedSites.size >= MAX_UNLISTED_SITES) return false;
-    this.#unlistedSites.add(site);
-    return true;
   }
 }

@@ -1,6 +1,6 @@
 /** What statistics may see of who is here now. The counting service implements these interfaces; nothing here changes it. */
 
-import type { RoomName } from "../engine/engine.ts";
+import { MAX_UNLISTED_SITES, type RoomName } from "../engine/engine.ts";
 
 export interface LiveRoom extends RoomName {
   /** How many visitors the room has; undefined until that is known. */
@@ -17,8 +17,8 @@ export interface LiveSite {
 export interface LiveSites {
   sites(): Iterable<LiveSite>;
   site(name: string): LiveSite | undefined;
-  /** The number of visitors of a site; undefined for a site that this node does not have. */
-  count(site: string): number | undefined;
+  /** The number of visitors of a site, or of one page of it; undefined for a room that this node does not have. */
+  count(site: string, page?: string): number | undefined;
   /** The highest count of each site since the last call. */
   takePeaks(): Iterable<{ readonly site: string; readonly peak: number }>;
 }
@@ -34,6 +34,32 @@ export interface LiveConnections {
     readonly silent: number;
     readonly slow: number;
   };
+}
+
+/**
+ * The sites that statistics are kept of: the sites of SITES, and of the others, which a Host header can invent, the first
+ * few.
+ */
+export class RecordedSites {
+  readonly listed: ReadonlySet<string>;
+  readonly #unlisted = new Set<string>();
+
+  constructor(listed: ReadonlySet<string>) {
+    this.listed = listed;
+  }
+
+  /** The recorded sites that are not in SITES. */
+  get unlisted(): ReadonlySet<string> {
+    return this.#unlisted;
+  }
+
+  /** Whether the site is recorded. Of unlisted sites, the first ones that are asked about are. */
+  admits(site: string): boolean {
+    if (this.listed.has(site) || this.#unlisted.has(site)) return true;
+    if (this.#unlisted.size >= MAX_UNLISTED_SITES) return false;
+    this.#unlisted.add(site);
+    return true;
+  }
 }
 
 /** Every further site would be one more label in every metric, and one more row on the dashboard. */

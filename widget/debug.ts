@@ -7,11 +7,14 @@ import type { HeadcountDetail } from "./headcount.d.ts";
 
 const SLOW_MS = 3_000; // a page is live sooner
 const CSP_MS = 200; // a violation is reported after the failure that it causes
+const NUMBERS = ["site", "page", "peak", "read", "views", "total", "visitors", "today"];
 
 const server = new URL(".", import.meta.url).href;
 const socketServer = server.replace("http", "ws");
 const script = document.querySelector<HTMLScriptElement>("script[data-debug]");
-const isObserver = navigator.globalPrivacyControl === true || script?.dataset["observe"] !== undefined;
+const kept = keptVisitor();
+const isObserver =
+  navigator.globalPrivacyControl === true || script?.dataset["observe"] !== undefined || kept === "off";
 let state = "";
 let hasBeenLive = false;
 let isDiagnosing = false;
@@ -48,19 +51,27 @@ function isLive({ site, page }: HeadcountDetail): void {
 }
 
 function checkElements(): void {
-  const kinds = Array.from(
-    document.querySelectorAll<HTMLElement>("[data-headcount]"),
-    (its) => its.dataset["headcount"],
+  const kinds = Array.from(document.querySelectorAll<HTMLElement>("[data-headcount]"), ({ dataset }) =>
+    dataset["headcount"]!.replace(/^true$/, ""),
   );
   if (kinds.length === 0) warn("no element shows the number. Put this into the page:\n<span data-headcount>–</span>");
   for (const kind of kinds)
-    if (kind && !["site", "page", "peak", "read"].includes(kind))
-      warn(`data-headcount="${kind}" is none of the numbers, which are site, page, peak and read`);
+    if (kind && !NUMBERS.includes(kind))
+      warn(`data-headcount="${kind}" is none of the numbers, which are ${NUMBERS.join(", ")}`);
 }
 
 /** Asks for a token as the widget does, but without the id that it keeps. */
 async function requestToken(observe: boolean): Promise<Response> {
   return fetch(`${server}token`, { method: "POST", credentials: "include", body: JSON.stringify({ observe }) });
+}
+
+/** What the widget has stored: the visitor's id, or "off" for a visitor who does not want to be counted. */
+function keptVisitor(): string | undefined {
+  try {
+    return localStorage[server];
+  } catch {
+    return undefined; // storage is forbidden here, which checkCookies says
+  }
 }
 
 async function visitorOfCookie(): Promise<string | undefined> {
@@ -69,17 +80,11 @@ async function visitorOfCookie(): Promise<string | undefined> {
 }
 
 async function checkCookies(): Promise<void> {
-  let kept: string | undefined;
-  try {
-    kept = localStorage[`headcount:${server}`];
-  } catch {
-    // deliberate: storage is forbidden here, which is said below
-  }
-  const first = kept ?? (await visitorOfCookie());
+  const first = keptVisitor() ?? (await visitorOfCookie());
   const again = await visitorOfCookie();
   if (again === undefined) say("nothing is kept in this browser (IDENTITY=hash)");
   else if (again === first) say("this browser keeps the service's cookie");
-  else if (kept)
+  else if (keptVisitor())
     say("this browser drops the service's cookie, and the id in this page's localStorage is used instead: as good");
   else warn("this browser drops the service's cookie and forbids localStorage: each page is a new visitor");
 }
@@ -151,13 +156,12 @@ if (isObserver)
   say(
     navigator.globalPrivacyControl
       ? "this browser sends Global Privacy Control: it sees the numbers, and is not counted"
-      : "data-observe: this page sees the numbers, and is not counted",
+      : kept === "off"
+        ? "this browser opened a page with #headcount-off: it sees the numbers, and is not counted until a page with #headcount-on"
+        : "data-observe: this page sees the numbers, and is not counted",
   );
-// The widget has been running for a while. Given its tag again, it says once more where it is.
-const widget = (window as unknown as Record<symbol, ((tag: HTMLScriptElement) => void) | undefined>)[
-  Symbol.for("headcount")
-];
-if (script) widget?.(script);
+// The widget may have dispatched its first events before this script was here. Given its tag again, it dispatches one.
+if (script) history.headcount?.(script);
 setTimeout(() => {
   if (state === "live" || state === "stale") return;
   checkElements();

@@ -9,6 +9,7 @@ import { quiet } from "../support/unit.ts";
 import { once, sleep, until } from "../support/waiting.ts";
 import { contract } from "./contract.ts";
 import { open as openPage } from "./model.ts";
+import { totalsContract } from "./totals-contract.ts";
 
 const MINUTE = Math.floor(Date.now() / MINUTE_MS);
 /** Commands may take 9 % of a lease: long enough for a busy machine. */
@@ -22,6 +23,7 @@ suite("redis engine", ["redis-server"], () => {
   const open = async () => RedisEngine.open((await server()).url, options);
 
   describe("contract", () => contract("redis", open));
+  describe("totals contract", () => totalsContract("redis", open));
 
   test("redis: two engines agree on secrets, tokens, peaks and the time", async () => {
     const [one, two] = await Promise.all([open(), open()]);
@@ -31,8 +33,8 @@ suite("redis engine", ["redis-server"], () => {
     const spent = await Promise.all([one.spend(token, Date.now()), two.spend(token, Date.now())]);
     expect(spent.filter(Boolean)).toHaveLength(1);
     const site = "shared.example";
-    await one.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 7 }] });
-    await two.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 5 }] });
+    await one.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 7 }], views: [] });
+    await two.record({ readings: [], peaks: [{ site, minute: MINUTE, peak: 5 }], views: [] });
     expect(await two.history(site, MINUTE, 1)).toEqual([{ minute: MINUTE, peak: 7 }]);
     expect(Math.abs(one.wallClock() - two.wallClock())).toBeLessThan(200);
     await Promise.all([one.close(), two.close()]);

@@ -13,6 +13,7 @@ import {
 import { temporaryFolder } from "../support/leftovers.ts";
 import { sqlite } from "../support/unit.ts";
 import { contract } from "./contract.ts";
+import { totalsContract } from "./totals-contract.ts";
 
 describe("sqlite engine", () => {
   const TTL = 30_000;
@@ -20,6 +21,7 @@ describe("sqlite engine", () => {
   const claims = (nonce: number, minted: number) => ({ visitor: "", page: "/", nonce, expires: minted + TTL });
 
   describe("contract", () => contract("sqlite", async () => sqlite()));
+  describe("totals contract", () => totalsContract("sqlite", async () => sqlite()));
 
   test("sqlite: a secret of one kind is not that of another, and a replaced salt does not come back", async () => {
     const monday = await engine.secret("salt", "monday");

@@ -102,7 +102,7 @@ onBothRuntimes("hostile flood", (runtime) => {
       await target.service.start();
       const again = await target.again();
       const state = { over: false };
-      const asking = times(60, 6, () => ask(again.url, `GET /reading?site=${ownSite}`));
+      const asking = times(36, 6, () => ask(again.url, `GET /reading?site=${ownSite}`));
       void asking.finally(() => (state.over = true));
       let slowestMs = 0;
       while (!state.over) {

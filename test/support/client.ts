@@ -188,6 +188,11 @@ export class Connection {
     this.#socket.raw.pause();
   }
 
+  /** How many bytes were written and are not yet in the kernel's hands. */
+  get unsentBytes(): number {
+    return this.#socket.raw.writableLength;
+  }
+
   /** The port at this end, by which a firewall rule finds the connection. */
   get port(): number {
     return this.#socket.raw.localPort ?? 0;

@@ -16,4 +16,6 @@ export const differences = {
   refusesPongFloods: { bun: true, deno: false },
   /** Bun answers an HTTP/1.1 request without Host with 400, as RFC 9112 3.2 demands. Deno accepts it. */
   demandsHost: { bun: true, deno: false },
+  /** Deno speaks HTTP/2 without TLS to clients that begin with it. Bun does not. */
+  speaksHttp2WithoutTls: { bun: false, deno: true },
 } satisfies Record<string, Record<Runtime, boolean>>;

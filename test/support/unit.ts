@@ -2,6 +2,7 @@
 import { SqliteEngine } from "../../engine/sqlite.ts";
 import { ASSETS, type Assets } from "../../edge/pages.ts";
 import {
+  type Claims,
   type Clock,
   type Connection,
   createService,
@@ -77,7 +78,7 @@ export class FakeSocket implements Socket {
 }
 
 const html = "<p nonce={{nonce}}>{{origin}}";
-const text: Record<string, string> = { "README.md": "# Headcount", "badge.svg": "<svg>{{count}}</svg>" };
+const text: Record<string, string> = { "README.md": "# Headcount" };
 const assets = Object.fromEntries(
   ASSETS.map((name) => [name, text[name] ?? (name.endsWith(".html") ? html : `/* ${name} */`)]),
 ) as Assets;
@@ -91,6 +92,15 @@ export const testService = (environment: Record<string, string> = {}, clock?: Cl
     ...(clock && { clock }),
   });
 
+/** What a token for this visitor and page promises. */
+export const claimsOf = (visitor: string, page = "/", isContinued = false): Claims => ({
+  visitor,
+  page,
+  expires: 0,
+  nonce: 0,
+  isContinued,
+});
+
 /** A connection with its socket, as the routes and the runtime let it in. */
 export function connect(
   { connections }: Service,
@@ -98,7 +108,7 @@ export function connect(
   page = "/",
   socket = new FakeSocket(),
 ): { connection: Connection; socket: FakeSocket } {
-  const claims = { visitor, page, expires: 0, nonce: 0 };
+  const claims = claimsOf(visitor, page);
   const connection = connections.admit("example.com", claims, "192.0.2.1");
   connections.opened(connection, socket);
   return { connection, socket };

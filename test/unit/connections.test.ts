@@ -1,6 +1,6 @@
 /** Sockets with a fake clock: heartbeat, repeats, the sweep, slow readers and the drain. */
 import { describe, expect, test } from "bun:test";
-import { connect, FakeClock, FakeSocket, testService } from "../support/unit.ts";
+import { claimsOf, connect, FakeClock, FakeSocket, testService } from "../support/unit.ts";
 
 const HEARTBEAT_MS = 25_000;
 
@@ -128,7 +128,7 @@ describe("connections: repeats", () => {
 describe("connections: admission", () => {
   test("a connection whose socket does not follow within 5 s is freed, and its visitor leaves after grace", async () => {
     const { connections, rooms, pass } = await setUp();
-    const claims = { visitor: "ann", page: "/", expires: 0, nonce: 0 };
+    const claims = claimsOf("ann");
     const connection = connections.admit("example.com", claims, "192.0.2.1");
     pass(5_000);
     expect(connections.size).toBe(1);
@@ -249,8 +249,7 @@ describe("connections: drain", () => {
     expect(sockets[0]?.socket.closed?.reason).toBe("3");
     const many = await setUp({ MAX_PAGES_PER_IP: "50000", MAX_CONNECTIONS: "50000" });
     const first = connect(many.service, "first");
-    for (let i = 0; i < 30_000; i += 1)
-      many.connections.admit("example.com", { visitor: `v${i}`, page: "/", expires: 0, nonce: 0 }, "192.0.2.1");
+    for (let i = 0; i < 30_000; i += 1) many.connections.admit("example.com", claimsOf(`v${i}`), "192.0.2.1");
     void many.connections.drain();
     expect(first.socket.closed?.reason).toBe("8");
   });
@@ -267,7 +266,7 @@ describe("connections: drain", () => {
 
   test("a socket that opens after the drain began is closed with 1012 too", async () => {
     const { connections } = await setUp();
-    const claims = { visitor: "ann", page: "/", expires: 0, nonce: 0 };
+    const claims = claimsOf("ann");
     const connection = connections.admit("example.com", claims, "192.0.2.1");
     const drained = connections.drain();
     const socket = new FakeSocket();

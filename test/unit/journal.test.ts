@@ -3,6 +3,8 @@ import * as fc from "fast-check";
 import { MAX_UNLISTED_SITES, type Reading, type StatsEntries, type StatsStore } from "../../engine/engine.ts";
 import { Connection, Rooms } from "../../server.ts";
 import { Journal } from "../../stats/journal.ts";
+import { RecordedSites } from "../../stats/live.ts";
+import { Totals } from "../../stats/totals.ts";
 import { quiet, sqlite } from "../support/unit.ts";
 
 const MINUTE = 60_000;
@@ -12,13 +14,15 @@ function setUp(change: (engine: StatsStore) => StatsStore = (engine) => engine) 
   const engine = sqlite();
   const rooms = new Rooms(5_000);
   const clock = { now: 0, wall: Date.now() };
-  const listedSites = new Set(["example.com"]);
+  const sites = new RecordedSites(new Set(["example.com"]));
   const store = change(engine);
-  const journal = new Journal({ store, live: rooms, listedSites, wallClock: () => clock.wall, log: quiet });
-  const open = (visitor: string, page = "/", site = "example.com") => {
-    const connection = new Connection(visitor, "192.0.2.1", clock.now);
+  const today = () => 20_000;
+  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: today, sites, report: quiet });
+  const journal = new Journal({ store, live: rooms, totals, sites, wallClock: () => clock.wall, log: quiet });
+  const open = (visitor: string, page = "/", site = "example.com", isContinued = false) => {
+    const connection = new Connection(visitor, "192.0.2.1", false, clock.now);
     rooms.open(connection, site, page, clock.now);
-    journal.beginView(connection, rooms.isOnlyConnection(connection), clock.now);
+    journal.beginView(connection, { isOnlyView: rooms.isOnlyConnection(connection), isContinued }, clock.now);
     return connection;
   };
   const pass = (seconds: number) => {
@@ -34,7 +38,7 @@ async function recorded(seconds: readonly number[]): Promise<Reading> {
   const { engine, journal, open, clock } = setUp();
   for (const [index, length] of seconds.entries()) {
     const page = open(`v${index}`);
-    journal.endView(page, clock.now + length * 1_000);
+    journal.endView(page, false, clock.now + length * 1_000);
   }
   await journal.record([], clock.now);
   return engine.reading("example.com", "/");
@@ -49,7 +53,7 @@ describe("journal", () => {
     pass(40);
     journal.setActive(page, true, clock.now);
     pass(8);
-    journal.endView(page, clock.now);
+    journal.endView(page, false, clock.now);
     await journal.record([], clock.now);
     const { views, seconds, median } = await reading();
     expect({ views, seconds }).toEqual({ views: 1, seconds: 20 });
@@ -64,7 +68,7 @@ describe("journal", () => {
       await journal.record([page], clock.now);
     }
     expect(await reading()).toMatchObject({ views: 1, seconds: 120 });
-    journal.endView(page, clock.now);
+    journal.endView(page, false, clock.now);
     await journal.record([], clock.now);
     expect(await reading()).toMatchObject({ views: 1, seconds: 120 });
   });
@@ -84,11 +88,30 @@ describe("journal", () => {
   test("journal: a view under a second is no reading, and one visitor has one reading of a page at a time", async () => {
     const { journal, open, pass, clock, reading } = setUp();
     const views = Array.from({ length: 20 }, () => open("ann"));
-    for (const view of views.slice(10)) journal.endView(view, clock.now + 999);
+    for (const view of views.slice(10)) journal.endView(view, false, clock.now + 999);
     pass(60);
-    for (const view of views.slice(0, 10)) journal.endView(view, clock.now);
+    for (const view of views.slice(0, 10)) journal.endView(view, false, clock.now);
     await journal.record([], clock.now);
     expect(await reading()).toMatchObject({ views: 1, seconds: 60 });
+  });
+
+  test("journal: the reading time of a view that reconnects within two minutes continues", async () => {
+    const { journal, rooms, open, pass, clock, reading } = setUp();
+    const first = open("ann");
+    pass(20);
+    journal.endView(first, true, clock.now);
+    rooms.close(first, clock.now);
+    pass(10);
+    const second = open("ann", "/", "example.com", true);
+    pass(15);
+    await journal.record([second], clock.now);
+    expect(await reading()).toMatchObject({ views: 1, seconds: 35 });
+    journal.endView(second, true, clock.now);
+    rooms.close(second, clock.now);
+    const reloaded = open("ann");
+    pass(5);
+    await journal.record([reloaded], clock.now);
+    expect(await reading()).toMatchObject({ views: 2, seconds: 40 });
   });
 
   test("journal: observers are not recorded", async () => {
@@ -183,7 +206,7 @@ describe("journal", () => {
     open("ben");
     expect(journal.dayPeak(site.room)).toBe(2);
     const reading = { site: "example.com", page: "/", bucket: 13, views: 1, seconds: 10 };
-    await engine.record({ readings: [reading], peaks: [] });
+    await engine.record({ readings: [reading], peaks: [], views: [] });
     expect(await journal.refresh(site.room, room, clock.now + MINUTE - 1)).toBe(false);
     expect(await journal.refresh(site.room, room, clock.now + MINUTE)).toBe(true);
     expect(journal.median(room)).toBe(10);

@@ -213,7 +213,7 @@ describe("routes", () => {
   test("routes: reading times are told for a page, and for a site most read first", async () => {
     const { request, connections, ticket, connect, admitted, engine, clock } = await setUp();
     const sums = (page: string, seconds: number) => ({ site: "example.com", page, bucket: 13, views: 1, seconds });
-    await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [] });
+    await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [], views: [] });
     await connect(await ticket({ page: "/c" }));
     clock.time += 2_000;
     for (const connection of admitted) connections.closed(connection);
@@ -229,7 +229,7 @@ describe("routes", () => {
     const { request, engine } = await setUp();
     const now = Math.floor(Date.now() / 60_000);
     const peaks = [0, 1, 50, 2_000].map((ago) => ({ site: "example.com", minute: now - ago, peak: 5 + ago }));
-    await engine.record({ readings: [], peaks });
+    await engine.record({ readings: [], peaks, views: [] });
     const history = async (range: string) => {
       const response = await request(`/dashboard/history?site=example.com&range=${range}`, { headers: OPERATOR });
       return (await response.json()) as { step: number; to: number; points: { minute: number; peak: number }[] };
@@ -301,5 +301,29 @@ describe("routes", () => {
     expect((await connect(good, own)).status).toBe(101);
     const count = await (await request("/count", { headers: { Host: "count.example.com", Origin: "" } })).json();
     expect(count).toMatchObject({ site: 1 });
+  });
+
+  test("routes: with PUBLIC_DASHBOARD everybody sees the numbers, and only the operator the node", async () => {
+    const { request } = await setUp({ PUBLIC_DASHBOARD: "true" });
+    const state = (await (await request("/dashboard/state")).json()) as object;
+    expect(Object.keys(state)).toEqual(["sites"]);
+    expect((await request("/dashboard/history?site=example.com")).status).toBe(200);
+    expect((await request("/metrics")).status).toBe(401);
+  });
+
+  test("routes: a listed site that nobody is on has a series at 0", async () => {
+    const { request } = await setUp();
+    const metrics = await (await request("/metrics", { headers: OPERATOR })).text();
+    expect(metrics).toContain('headcount_visitors_online{site="example.com"} 0');
+  });
+
+  test("routes: a limit that a proxy shares between its visitors names TRUST_PROXY", async () => {
+    const { token } = await setUp({ MAX_TOKENS_PER_IP: "1" });
+    const behindProxy = { "X-Forwarded-For": "192.0.2.9" };
+    await token({}, behindProxy);
+    const refused = await token({}, behindProxy);
+    expect(refused.status).toBe(429);
+    expect(((await refused.json()) as { detail: string }).detail).toContain("TRUST_PROXY is 0");
+    expect(((await (await token()).json()) as { detail: string }).detail).not.toContain("TRUST_PROXY is 0");
   });
 });

@@ -4,7 +4,7 @@ import { type Claims, hashVisitor, Signer } from "../../server.ts";
 describe("visitors and tokens", () => {
   const signer = new Signer("a secret of some length");
   const id = "A".repeat(22);
-  const claims: Claims = { visitor: id, page: "/é", expires: 2_000, nonce: 7 };
+  const claims: Claims = { visitor: id, page: "/é", expires: 2_000, nonce: 7, isContinued: true };
 
   test("visitors: an id is good for the site it was signed for, by whom it was signed", () => {
     const signed = signer.signVisitor("example.com", id);

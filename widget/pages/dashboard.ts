@@ -54,6 +54,7 @@ const REFUSED: Record<string, string> = {
   password: "Wrong password",
   unknown: "No such address",
   site: "Questions about a site that is not in SITES",
+  url: "Address too long",
   size: "Request too large",
   upgrade: "No upgrade to a WebSocket",
   guesses: "Too many wrong passwords",

@@ -1,0 +1,64 @@
+/** Views and visitors in the SQLite file. Each function works inside a transaction of its caller. */
+
+import type { DatabaseSync } from "node:sqlite";
+import { type DayTotals, type SiteTotals, storedPageName, type ViewSum, type VisitorEntry } from "./engine.ts";
+import { inPortions } from "./portions.ts";
+import type { Names } from "./sqlite-names.ts";
+
+const THE_SITE = "(SELECT id FROM sites WHERE name = ?1)";
+
+const SQL = {
+  addPageViews: "UPDATE pages SET views = views + ?2 WHERE id = ?1",
+  addSiteViews: "UPDATE sites SET total = total + ?2 WHERE id = ?1",
+  addVisitor: "UPDATE sites SET visitors = visitors + 1 WHERE id = ?1",
+  addDay: `INSERT INTO days VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET views = views + excluded.views, visitors = visitors + excluded.visitors`,
+  enter: "INSERT INTO day_visitors VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+  forgetDays: "DELETE FROM day_visitors WHERE day < ?",
+  siteTotals: `SELECT total, visitors, coalesce((SELECT visitors FROM days WHERE site = sites.id AND day = ?2), 0) AS today
+    FROM sites WHERE name = ?1`,
+  pageViews: `SELECT views FROM pages WHERE site = ${THE_SITE} AND name = ?2`,
+  days: `SELECT day, views, visitors FROM days WHERE site = ${THE_SITE} AND day >= ?2 ORDER BY day`,
+};
+
+export async function addPageViews(database: DatabaseSync, names: Names, sums: readonly ViewSum[]): Promise<void> {
+  const ofPage = database.prepare(SQL.addPageViews);
+  const ofSite = database.prepare(SQL.addSiteViews);
+  const ofDay = database.prepare(SQL.addDay);
+  await inPortions(sums, ({ site: name, page, day, views }) => {
+    const site = names.site(name);
+    if (site === undefined) return;
+    ofPage.run(names.page(site, page), views);
+    ofSite.run(site.id, views);
+    ofDay.run(site.id, day, views, 0);
+  });
+}
+
+/** Enters visitors into the set of their day. The sets of earlier days are thrown away. */
+export function countVisitors(database: DatabaseSync, names: Names, entries: readonly VisitorEntry[]): void {
+  const enter = database.prepare(SQL.enter);
+  const ofSite = database.prepare(SQL.addVisitor);
+  const ofDay = database.prepare(SQL.addDay);
+  let newestDay = -Infinity;
+  for (const { site: name, day, hash, isFirstDay } of entries) {
+    newestDay = Math.max(newestDay, day);
+    const site = names.site(name);
+    if (site === undefined || enter.run(day, site.id, hash).changes === 0) continue;
+    ofDay.run(site.id, day, 0, 1);
+    if (isFirstDay) ofSite.run(site.id);
+  }
+  database.prepare(SQL.forgetDays).run(newestDay);
+}
+
+export function siteTotals(database: DatabaseSync, site: string, day: number): SiteTotals {
+  const row = database.prepare(SQL.siteTotals).get(site, day) as SiteTotals | undefined;
+  return row === undefined ? { total: 0, visitors: 0, today: 0 } : { ...row };
+}
+
+export function pageViews(database: DatabaseSync, site: string, pages: readonly string[]): number[] {
+  const views = database.prepare(SQL.pageViews);
+  return pages.map((page) => Number(views.get(site, storedPageName(page))?.["views"] ?? 0));
+}
+
+export const daysSince = (database: DatabaseSync, site: string, fromDay: number): DayTotals[] =>
+  database.prepare(SQL.days).all(site, fromDay) as unknown as DayTotals[];

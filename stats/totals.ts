@@ -1,0 +1,260 @@
+/**
+ * Totals: how often pages were viewed, and by how many visitors, ever and today.
+ *
+ * Nobody is remembered for longer than a day. The id of a visitor carries the day on which it was minted. The engine keeps
+ * one set of keyed hashes per site and day: whoever is not in it yet is new today, and whoever is new today on the day of
+ * their minting is new altogether. The key and the set are thrown away when the day is over.
+ *
+ * Views are summed up here, and the journal gives them to the engine every 5 s. Visitors go to the engine at once, in
+ * batches, so a visitor's own first frame includes them.
+ */
+
+import { createHmac } from "node:crypto";
+import { LRUCache } from "lru-cache";
+import type { SecretStore, SiteTotals, TotalsStore, ViewSum, VisitorEntry } from "../engine/engine.ts";
+import type { RecordedSites } from "./live.ts";
+
+/** What pages show. A number that is not known yet is undefined. */
+export interface TotalNumbers {
+  /** Views of the page. */
+  readonly views: number | undefined;
+  /** Views of all pages of the site. */
+  readonly total: number | undefined;
+  readonly visitors: number | undefined;
+  readonly today: number | undefined;
+}
+
+export interface TotalsOptions {
+  readonly store: TotalsStore;
+  readonly secrets: SecretStore;
+  /** The day that it is now. */
+  readonly today: () => number;
+  /** The day on which the id of a visitor was minted; undefined when the id does not tell, and the visitor is not new. */
+  readonly mintedOn: (visitor: string) => number | undefined;
+  readonly sites: RecordedSites;
+  /** Told about every failure to count visitors. They are counted later. */
+  readonly report: (error: unknown) => void;
+}
+
+/** A number of the engine, and what will be added to it. */
+interface Cached<Value> {
+  stored: Value | undefined;
+  expiresAt: number;
+  /** Views that the engine has not taken yet. */
+  unstored: number;
+}
+
+const CACHE_MS = 5_000; // other nodes count as well
+const MAX_PAGES = 50_000;
+const MAX_SEEN = 100_000; // visitors of today who need no look into the engine
+const MAX_WAITING = 50_000; // visitors who wait for an engine that is away
+const BATCH = 500; // about 5 ms of the engine
+const HASH_LENGTH = 16; // 96 bits in base64url
+
+const pageKey = (site: string, page: string) => `${site} ${page}`;
+
+export class Totals {
+  readonly #options: TotalsOptions;
+  #day: number;
+  /** Views of the day that the engine has not taken yet, by page, and those of earlier days. */
+  #views = new Map<string, ViewSum>();
+  #earlierViews: ViewSum[] = [];
+  readonly #pages = new LRUCache<string, Cached<number>>({ max: MAX_PAGES });
+  readonly #sites = new LRUCache<string, Cached<SiteTotals>>({ max: 1_000 });
+  /** Grows when the engine takes views: numbers that were read before must not be believed after. */
+  #version = 0;
+  #seenToday = new LRUCache<string, true>({ max: MAX_SEEN });
+  #daySecret: Promise<string> | undefined;
+  /** Visitors whom the engine has not counted yet, and who wants to know when it has. */
+  #waiting: { readonly entry: VisitorEntry; readonly done: () => void }[] = [];
+  #counting: Promise<void> | undefined;
+  #isStoring = false;
+
+  constructor(options: TotalsOptions) {
+    this.#options = options;
+    this.#day = options.today();
+  }
+
+  /** The day that counts now. It does not go back when a clock is put back a little, because the last set is gone. */
+  get day(): number {
+    const today = this.#options.today();
+    if (today > this.#day || today < this.#day - 1) this.#beginDay(today);
+    return this.#day;
+  }
+
+  /** A page was shown to a visitor. */
+  countView(site: string, page: string): void {
+    if (!this.#options.sites.admits(site)) return;
+    const { day } = this;
+    const key = pageKey(site, page);
+    const sum = this.#views.get(key);
+    if (sum !== undefined) sum.views += 1;
+    else if (this.#views.size < MAX_PAGES) this.#views.set(key, { site, page, day, views: 1 });
+    this.#page(key).unstored += 1;
+    this.#site(site).unstored += 1;
+  }
+
+  /** A visitor is on a site today. Resolves when the engine has counted the visitor, or is away. */
+  async countVisitor(site: string, visitor: string): Promise<void> {
+    if (!this.#options.sites.admits(site)) return;
+    const { day } = this;
+    const key = `${site} ${visitor}`;
+    if (this.#seenToday.has(key)) return;
+    this.#seenToday.set(key, true);
+    const secret = await this.#secretOf(day);
+    if (secret === undefined || this.#waiting.length >= MAX_WAITING) {
+      this.#seenToday.delete(key); // the next page of the visitor tries again
+      return;
+    }
+    const hash = createHmac("sha256", secret).update(key).digest("base64url").slice(0, HASH_LENGTH);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#waiting.push({
+      entry: { site, day, hash, isFirstDay: this.#options.mintedOn(visitor) === day },
+      done: resolve,
+    });
+    void this.countWaiting();
+    await promise;
+  }
+
+  /** Gives the waiting visitors to the engine. Those that it does not take wait for the next call. */
+  countWaiting(): Promise<void> {
+    this.#counting ??= this.#countInTurns().finally(() => {
+      this.#counting = undefined;
+    });
+    return this.#counting;
+  }
+
+  /** Takes the views that the engine does not have yet. `viewsStored` or `giveBackViews` follows. */
+  takeViews(): ViewSum[] {
+    const views = [...this.#earlierViews, ...this.#views.values()];
+    this.#earlierViews = [];
+    this.#views = new Map();
+    this.#isStoring = true;
+    return views;
+  }
+
+  viewsStored(sums: readonly ViewSum[]): void {
+    this.#isStoring = false;
+    this.#version += 1;
+    for (const { site, page, views } of sums) {
+      const ofPage = this.#page(pageKey(site, page));
+      const ofSite = this.#site(site);
+      ofPage.unstored -= views;
+      ofSite.unstored -= views;
+      if (ofPage.stored !== undefined) ofPage.stored += views;
+      if (ofSite.stored !== undefined) ofSite.stored = { ...ofSite.stored, total: ofSite.stored.total + views };
+    }
+  }
+
+  giveBackViews(sums: readonly ViewSum[]): void {
+    this.#isStoring = false;
+    this.#version += 1;
+    for (const sum of sums) {
+      const again = this.#views.get(pageKey(sum.site, sum.page));
+      if (sum.day !== this.#day) this.#earlierViews.push(sum);
+      else if (again !== undefined) again.views += sum.views;
+      else this.#views.set(pageKey(sum.site, sum.page), sum);
+    }
+  }
+
+  /** Reads numbers again where they are old. @param now milliseconds of a monotonic clock */
+  async refresh(site: string, page: string, now: number): Promise<void> {
+    const ofSite = this.#site(site);
+    const ofPage = this.#page(pageKey(site, page));
+    const { store } = this.#options;
+    const reads: Promise<void>[] = [];
+    if (now >= ofSite.expiresAt) reads.push(this.#read(ofSite, now, () => store.siteTotals(site, this.day)));
+    if (now >= ofPage.expiresAt)
+      reads.push(this.#read(ofPage, now, async () => (await store.pageViews(site, [page]))[0] ?? 0));
+    await Promise.all(reads);
+  }
+
+  /** The numbers for a page, as far as they are known. */
+  numbers(site: string, page: string): TotalNumbers {
+    const ofSite = this.#site(site);
+    const ofPage = this.#page(pageKey(site, page));
+    const { total, visitors, today } = ofSite.stored ?? {};
+    return {
+      views: ofPage.stored === undefined ? undefined : ofPage.stored + ofPage.unstored,
+      total: total === undefined ? undefined : total + ofSite.unstored,
+      visitors,
+      today,
+    };
+  }
+
+  /** Numbers of several pages, read from the engine now. */
+  async viewsOf(site: string, pages: readonly string[]): Promise<number[]> {
+    const stored = await this.#options.store.pageViews(site, pages);
+    return pages.map((page, index) => (stored[index] ?? 0) + this.#page(pageKey(site, page)).unstored);
+  }
+
+  #beginDay(day: number): void {
+    this.#earlierViews.push(...this.#views.values());
+    this.#views = new Map();
+    this.#seenToday = new LRUCache({ max: MAX_SEEN });
+    this.#daySecret = undefined;
+    this.#day = day;
+    for (const site of this.#sites.values()) site.expiresAt = 0;
+  }
+
+  #page(key: string): Cached<number> {
+    return cached(this.#pages, key);
+  }
+
+  #site(site: string): Cached<SiteTotals> {
+    return cached(this.#sites, site);
+  }
+
+  /** An answer that crosses views on their way to the engine is not believed; the number is read again next time. */
+  async #read<Value>(entry: Cached<Value>, now: number, read: () => Promise<Value>): Promise<void> {
+    entry.expiresAt = now + CACHE_MS; // before the answer, so that it is asked for once
+    const version = this.#version;
+    const value = await read().catch(() => undefined); // while the engine is away, the last numbers stay
+    const mayMissViews = this.#isStoring || version !== this.#version;
+    if (value !== undefined && !mayMissViews) entry.stored = value;
+    else entry.expiresAt = 0;
+  }
+
+  async #secretOf(day: number): Promise<string | undefined> {
+    try {
+      this.#daySecret ??= this.#options.secrets.secret("day", String(day));
+      return await this.#daySecret;
+    } catch (error) {
+      this.#daySecret = undefined;
+      this.#options.report(error);
+      return undefined;
+    }
+  }
+
+  async #countInTurns(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve)); // everybody of this turn is in one batch
+    while (this.#waiting.length > 0) {
+      const batch = this.#waiting.splice(0, BATCH);
+      try {
+        const { store, sites } = this.#options;
+        await store.countVisitors(
+          batch.map(({ entry }) => entry),
+          sites.unlisted,
+        );
+      } catch (error) {
+        this.#options.report(error);
+        this.#waiting.unshift(...batch); // at most BATCH of them
+        for (const { done } of this.#waiting) done(); // nobody waits for an engine that is away
+        return;
+      }
+      for (const { entry, done } of batch) {
+        this.#site(entry.site).expiresAt = 0;
+        done();
+      }
+      await new Promise((resolve) => setImmediate(resolve)); // let others have a turn
+    }
+  }
+}
+
+function cached<Value extends object | number>(cache: LRUCache<string, Cached<Value>>, key: string): Cached<Value> {
+  const found = cache.get(key);
+  if (found !== undefined) return found;
+  const entry: Cached<Value> = { stored: undefined, expiresAt: 0, unstored: 0 };
+  cache.set(key, entry);
+  return entry;
+}
