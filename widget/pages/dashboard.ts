@@ -41,6 +41,7 @@ const HISTORY_MS = 20_000;
 const PATIENCE_MS = 10_000; // for an answer
 const FEW_PAGES = 10;
 const MANY_ROWS = 25;
+const MAX_MOST_READ = 1_000; // more pages are never in the list of reading times
 
 const REFUSED: Record<string, string> = {
   address: "Address on the deny list, or asked far too often",
@@ -282,7 +283,9 @@ function showReadings(): void {
   write(byId("more-reading"), `Show ${number.format(Math.min(left, MANY_ROWS))} more of ${number.format(left)}`);
   const sum = (key: "views" | "seconds") => readings.reduce((total, its) => total + its[key], 0);
   const words = `${number.format(sum("views"))} ${sum("views") === 1 ? "view" : "views"}, ${duration(sum("seconds"))}`;
-  write(byId("reading-sum"), readings.length === 0 ? "" : words);
+  const whole =
+    readings.length < MAX_MOST_READ ? "" : `. The list has the ${number.format(MAX_MOST_READ)} most read pages`;
+  write(byId("reading-sum"), readings.length === 0 ? "" : words + whole);
 }
 
 // ---- Asking ----
