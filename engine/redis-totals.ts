@@ -79,8 +79,8 @@ interface KnownSite {
   /** The epoch that Redis named last. */
   epoch: string | undefined;
   visitors: KnownVisitors | undefined;
-  /** The last part that Redis has confirmed, and when. */
-  confirmed: { readonly number: number; readonly at: number } | undefined;
+  /** The last part that Redis has confirmed, in which epoch, and when. */
+  confirmed: { readonly number: number; readonly epoch: string | undefined; readonly at: number } | undefined;
   /** Visitors of today whom this node has counted: hash → whether the visitor is new today. */
   readonly hashes: Map<string, boolean>;
 }
@@ -151,7 +151,7 @@ export class RedisTotals implements TotalsStore {
 
   /** Redis has confirmed a part of this node. */
   confirm(site: string, number: number): void {
-    this.#site(site).confirmed = { number, at: performance.now() };
+    this.#site(site).confirmed = { number, epoch: this.epochOf(site), at: performance.now() };
   }
 
   /** Adds numbers to cells, and tells what this node knows of these cells. */
@@ -165,7 +165,8 @@ export class RedisTotals implements TotalsStore {
     const expected = confirmed !== undefined && performance.now() < confirmed.at + MARK_TRUSTED_MS;
     const keys = [this.#mark, "counts", "days", "views", "base"].map((name) => this.#key(site, name));
     const limits = [MARK_TTL_SECONDS, MAX_PAGES_PER_SITE, OTHER_PAGES, BASE_TTL_SECONDS];
-    const args: (string | number)[] = [number, expected ? confirmed.number : 0, sentIn ?? "", ...limits];
+    const last = expected ? [confirmed.number, confirmed.epoch ?? ""] : [0, ""];
+    const args: (string | number)[] = [number, ...last, sentIn ?? "", ...limits];
     for (const [name, add] of adds) {
       const known = this.#cells.get(cellKey(site, name));
       args.push(name, add, known?.value ?? 0, known?.epoch ?? "");
@@ -190,7 +191,7 @@ export class RedisTotals implements TotalsStore {
     const { site, day } = entries[0]!;
     const hashes = entries.map(({ hash, isFirstDay }) => [hash, isFirstDay] as const);
     try {
-      await this.#enter(site, day, hashes);
+      await this.#enter(site, day, hashes, false);
       this.#rememberHashes(site, day, hashes);
     } catch (error) {
       if (isTemporary(error)) throw error;
@@ -203,12 +204,17 @@ export class RedisTotals implements TotalsStore {
   }
 
   /** Enters visitors into the set of a day, and tells what this node knows. */
-  async #enter(site: string, day: number, hashes: readonly (readonly [string, boolean])[]): Promise<void> {
+  async #enter(
+    site: string,
+    day: number,
+    hashes: readonly (readonly [string, boolean])[],
+    restores: boolean,
+  ): Promise<void> {
     const known = this.#site(site).visitors;
     const knownToday = this.#cells.get(cellKey(site, visitorsCell(day)));
     const keys = ["counts", "days", `day:${day}`].map((name) => this.#key(site, name));
     const numbers = [known?.lastDay ?? 0, known?.earlier ?? 0, known?.newcomers ?? 0, knownToday?.value ?? 0];
-    const args: (string | number)[] = [day, DAY_TTL_SECONDS, known?.epoch ?? "", ...numbers];
+    const args: (string | number)[] = [day, DAY_TTL_SECONDS, restores ? 1 : 0, known?.epoch ?? "", ...numbers];
     for (const [hash, isFirstDay] of hashes) args.push(isFirstDay ? 1 : 0, hash);
     const reply = (await this.#link.run(VISITORS, keys, args)) as VisitorsReply;
     const [epoch, lastDay, earlier, newcomers, visitors] = reply;
@@ -320,9 +326,9 @@ export class RedisTotals implements TotalsStore {
     for (let from = 0; from < names.length; from += CHUNK)
       await this.#change(site, new Map(names.slice(from, from + CHUNK).map((name) => [name, 0])), 0, undefined);
     const entries = [...hashes];
-    if (visitors !== undefined && visitors.epoch !== epoch) await this.#enter(site, visitors.lastDay, []);
+    if (visitors !== undefined && visitors.epoch !== epoch) await this.#enter(site, visitors.lastDay, [], true);
     for (let from = 0; from < entries.length; from += CHUNK)
-      await this.#enter(site, this.#day, entries.slice(from, from + CHUNK));
+      await this.#enter(site, this.#day, entries.slice(from, from + CHUNK), true);
   }
 
   /** Redis named the epoch of a site; undefined when it has none. */

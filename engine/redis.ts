@@ -105,7 +105,8 @@ class Secrets implements SecretStore {
     const last = this.#last.get(kind);
     const proposal = this.#propose(kind, name, last);
     const value = await this.#store(proposal).catch((error: unknown) => {
-      if (last !== undefined) return proposal.value;
+      const isSameOnAllNodes = last !== undefined && (kind !== "day" || last.key === proposal.key);
+      if (isSameOnAllNodes) return proposal.value;
       throw new Error(`Cannot keep the ${kind} secret in Redis: ${messageOf(error)}`, { cause: error });
     });
     this.#last.set(kind, { ...proposal, value });
@@ -126,14 +127,15 @@ class Secrets implements SecretStore {
   }
 
   /**
-   * The secret for the case that Redis has none. The next daily secret is made from the last one: so all nodes have the
-   * same one while Redis is away, and nobody can compute the last one from the next one.
+   * The secret for the case that Redis has none. The next salt is made from the last one: so all nodes have the same
+   * salt while Redis is away, and nobody can compute the last salt from the next one. The visitors of a day can wait.
    */
   #propose(kind: SecretKind, name: string, last: Secret | undefined): Secret {
     const key = `${this.#options.prefix}secret:${kind}${name && `:${name}`}`;
     const ttlSeconds = kind === "signing" ? undefined : DAILY_SECRET_TTL_SECONDS;
-    if (last === undefined) return { key, ttlSeconds, value: newSecret() };
-    return { key, ttlSeconds, value: last.key === key ? last.value : sha256(last.value + name) };
+    if (last?.key === key) return last;
+    const value = last === undefined || kind === "day" ? newSecret() : sha256(last.value + name);
+    return { key, ttlSeconds, value };
   }
 
   /** Stores the secret unless Redis has one. Returns the one that Redis has. */

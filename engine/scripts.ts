@@ -302,17 +302,17 @@ end
  * be changed, the last error, {value of each cell, or -1}}.
  *
  * KEYS: mark of the node's last part, counts, days, views by page, base.
- * ARGV: number of the part (0: only raise), number of the last part that Redis has confirmed (0: unknown), epoch in which the
- * part was sent before ("": never), life of the mark in s, limit of pages, name of the page of all others, life of the base
+ * ARGV: number of the part (0: only raise), number of the last part that Redis has confirmed to the node (0: unknown) and the
+ * epoch of that, epoch in which the part was sent before ("": never), life of the mark in s, limit of pages, name of the page of all others, life of the base
  * in s; then for each cell: name, what to add, the value that the node knows, and the epoch of that.
  */
 export const VIEWS = script(`${TOTALS_COMMON}
 local mark, counts, days, views, base = unpack(KEYS)
-local part, confirmed, sent_epoch, mark_ttl, max_pages, other, base_ttl = unpack(ARGV, 1, 7)
+local part, confirmed, confirmed_epoch, sent_epoch, mark_ttl, max_pages, other, base_ttl = unpack(ARGV, 1, 8)
 part, confirmed = tonumber(part), tonumber(confirmed)
 local written = tonumber(redis.call("GET", mark) or 0)
 local epoch = redis.call("HGET", counts, "epoch")
-if not epoch or written < confirmed then -- Redis lost everything, or the last part of this node
+if not epoch or (written < confirmed and confirmed_epoch == epoch) then -- Redis lost all, or the last part of this node
   epoch = begin_epoch(counts)
   redis.call("DEL", base)
 end
@@ -351,7 +351,7 @@ local function change(cell, add, known, known_epoch)
 end
 
 local refused, reason, values = 0, "", {}
-for i = 8, #ARGV, 4 do
+for i = 9, #ARGV, 4 do
   local done, value = pcall(change, ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3])
   if not done then
     refused = refused + 1
@@ -372,17 +372,17 @@ return {epoch, is_of_past_epoch and 1 or 0, refused, reason, values}
  * of the day of this call}.
  *
  * KEYS: counts, days, set of the day.
- * ARGV: day, life of the set in s, epoch of what the node knows, and what it knows: last day, visitors before that day,
- * newcomers of that day, visitors of the day of this call; then for each visitor: 1 for a newcomer, else 0, and the hash.
+ * ARGV: day, life of the set in s, 1 if the node restores visitors who were counted before, epoch of what the node knows,
+ * and what it knows: last day, visitors before that day, newcomers of that day, visitors of the day of this call; then for each visitor: 1 for a newcomer, else 0, and the hash.
  */
 export const VISITORS = script(`${TOTALS_COMMON}
 local counts, days, set = unpack(KEYS)
-local day, ttl, known_epoch, known_day, known_earlier, known_newcomers, known_visitors = unpack(ARGV, 1, 7)
+local day, ttl, restores, known_epoch, known_day, known_earlier, known_newcomers, known_visitors = unpack(ARGV, 1, 8)
 day = tonumber(day)
 local function newcomers_in_set() return redis.call("ZCOUNT", set, 1, 1) end
 local newcomers_before = newcomers_in_set()
 local epoch = redis.call("HGET", counts, "epoch") or begin_epoch(counts)
-if #ARGV > 7 then redis.call("ZADD", set, unpack(ARGV, 8)) end
+if #ARGV > 8 then redis.call("ZADD", set, unpack(ARGV, 9)) end
 if redis.call("TTL", set) == -1 then redis.call("EXPIRE", set, ttl) end
 
 local function number(field) return tonumber(redis.call("HGET", counts, field) or 0) end
@@ -400,7 +400,7 @@ if known_epoch ~= epoch then
 end
 turn_to(day)
 if day == last then newcomers = math.max(newcomers, newcomers_in_set())
-else earlier = earlier + newcomers_in_set() - newcomers_before end
+elseif restores == "0" then earlier = earlier + newcomers_in_set() - newcomers_before end
 visitors = math.max(visitors, redis.call("ZCARD", set))
 redis.call("HSET", counts, "day", last, "earlier", earlier, "newcomers", newcomers)
 if visitors > 0 then redis.call("HSET", days, day .. "u", visitors) end

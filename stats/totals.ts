@@ -43,6 +43,15 @@ export interface TotalsOptions {
   readonly log: Log;
 }
 
+/** A visitor whom the engine has not counted yet. */
+interface WaitingVisitor {
+  readonly site: string;
+  readonly visitor: string;
+  readonly day: number;
+  /** Called when the visitor is counted, or the engine is away. */
+  readonly done: () => void;
+}
+
 /** A number of the engine, and what will be added to it. */
 interface Cached<Value> {
   stored: Value | undefined;
@@ -73,12 +82,12 @@ export class Totals {
   /** Grows when the engine takes views: numbers that were read before must not be believed after. */
   #version = 0;
   #seenToday = new LRUCache<string, true>({ max: MAX_SEEN });
-  #daySecret: Promise<string> | undefined;
-  /** Visitors whom the engine has not counted yet, and who wants to know when it has. */
-  #waiting: { readonly entry: VisitorEntry; readonly done: () => void }[] = [];
+  /** The keys of the hashes, by day: that of today, and those of earlier days while visitors of these days wait. */
+  readonly #secrets = new Map<number, string>();
+  #waiting: WaitingVisitor[] = [];
   #counting: Promise<void> | undefined;
-  #isStoring = false;
   #isFailing = false;
+  #isStoring = false;
 
   constructor(options: TotalsOptions) {
     this.#options = options;
@@ -111,22 +120,20 @@ export class Totals {
     const key = `${site} ${visitor}`;
     if (this.#seenToday.has(key)) return;
     this.#seenToday.set(key, true);
-    const secret = await this.#secretOf(day);
-    if (secret === undefined || this.#waiting.length >= MAX_WAITING) {
+    if (this.#waiting.length >= MAX_WAITING) {
       this.#seenToday.delete(key); // the next page of the visitor tries again
       return;
     }
-    const hash = createHmac("sha256", secret).update(key).digest("base64url").slice(0, HASH_LENGTH);
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#waiting.push({
-      entry: { site, day, hash, isFirstDay: this.#options.mintedOn(visitor) === day },
-      done: resolve,
-    });
+    this.#waiting.push({ site, visitor, day, done: resolve });
     void this.countWaiting();
     await promise;
   }
 
-  /** Gives the waiting visitors to the engine. Those that it does not take wait for the next call. */
+  /**
+   * Gives the waiting visitors to the engine. Those that it does not take wait for the next call. Also asks for the key of a
+   * new day before anybody comes, so all nodes have the same one when the engine goes away or loses it.
+   */
   countWaiting(): Promise<void> {
     this.#counting ??= this.#countInTurns().finally(() => {
       this.#counting = undefined;
@@ -202,8 +209,8 @@ export class Totals {
     this.#earlierViews.push(...this.#views.values());
     this.#views = new Map();
     this.#seenToday = new LRUCache({ max: MAX_SEEN });
-    this.#daySecret = undefined;
     this.#day = day;
+    this.#forgetSecrets();
     for (const site of this.#sites.values()) site.expiresAt = 0;
   }
 
@@ -225,49 +232,57 @@ export class Totals {
     else entry.expiresAt = 0;
   }
 
-  async #secretOf(day: number): Promise<string | undefined> {
+  async #countInTurns(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve)); // everybody of this turn is in one batch
     try {
-      this.#daySecret ??= this.#options.secrets.secret("day", String(day));
-      return await this.#daySecret;
+      await this.#secretOf(this.day);
+      while (this.#waiting.length > 0) {
+        await this.#countBatch();
+        await new Promise((resolve) => setImmediate(resolve)); // let others have a turn
+      }
+      this.#isFailing = false;
+      this.#forgetSecrets();
     } catch (error) {
-      this.#daySecret = undefined;
       this.#noteFailure(error);
-      return undefined;
+      for (const { done } of this.#waiting) done(); // nobody waits for an engine that is away
     }
   }
 
   #noteFailure(error: unknown): void {
     this.failures += 1;
+    const message = messageOf(error);
     if (!this.#isFailing)
-      this.#options.log("warn", "visitors cannot be counted for the totals, and are counted later", {
-        message: messageOf(error),
-      });
+      this.#options.log("warn", "visitors cannot be counted for the totals, and are counted later", { message });
     this.#isFailing = true;
   }
 
-  async #countInTurns(): Promise<void> {
-    await new Promise((resolve) => setImmediate(resolve)); // everybody of this turn is in one batch
-    while (this.#waiting.length > 0) {
-      const batch = this.#waiting.splice(0, BATCH);
-      try {
-        const { store, sites } = this.#options;
-        await store.countVisitors(
-          batch.map(({ entry }) => entry),
-          sites.unlisted,
-        );
-        this.#isFailing = false;
-      } catch (error) {
-        this.#noteFailure(error);
-        this.#waiting.unshift(...batch); // at most BATCH of them
-        for (const { done } of this.#waiting) done(); // nobody waits for an engine that is away
-        return;
-      }
-      for (const { entry, done } of batch) {
-        this.#site(entry.site).expiresAt = 0;
-        done();
-      }
-      await new Promise((resolve) => setImmediate(resolve)); // let others have a turn
+  async #countBatch(): Promise<void> {
+    const { store, sites } = this.#options;
+    const batch = this.#waiting.slice(0, BATCH);
+    for (const { day } of batch) await this.#secretOf(day);
+    const entries = batch.map((waiting) => this.#entryOf(waiting));
+    await store.countVisitors(entries, sites.unlisted);
+    this.#waiting.splice(0, batch.length); // others may have come meanwhile, behind these
+    for (const { site, done } of batch) {
+      this.#site(site).expiresAt = 0;
+      done();
     }
+  }
+
+  #entryOf({ site, visitor, day }: WaitingVisitor): VisitorEntry {
+    const hmac = createHmac("sha256", this.#secrets.get(day) ?? "").update(`${site} ${visitor}`);
+    const hash = hmac.digest("base64url").slice(0, HASH_LENGTH);
+    return { site, day, hash, isFirstDay: this.#options.mintedOn(visitor) === day };
+  }
+
+  async #secretOf(day: number): Promise<void> {
+    if (!this.#secrets.has(day)) this.#secrets.set(day, await this.#options.secrets.secret("day", String(day)));
+  }
+
+  /** Keys of earlier days are thrown away, unless visitors of these days still wait. */
+  #forgetSecrets(): void {
+    if (this.#waiting.length > 0) return;
+    for (const day of this.#secrets.keys()) if (day !== this.#day) this.#secrets.delete(day);
   }
 }
 

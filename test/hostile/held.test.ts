@@ -26,7 +26,7 @@ onBothRuntimes("hostile held visitors", (runtime) => {
   test("20,000 held visitors are counted from the start, and leave together without a stall", () =>
     alone(async () => {
       const folder = temporaryFolder();
-      const engine = new SqliteEngine({ folder, tokenTtlMs: 30_000, log: quiet });
+      const engine = SqliteEngine.open({ folder, tokenTtlMs: 30_000, log: quiet });
       await engine.hold(members());
       await engine.close();
       const probe = new StallProbe();
