@@ -39,7 +39,8 @@ const svelte = (generate: "client" | "server"): Plugin => ({
 
 async function bundle(source: string, generate: "client" | "server", development: boolean): Promise<string> {
   const { outputFiles } = await build({
-    stdin: { contents: source, resolveDir: root, loader: "js" },
+    stdin: { contents: source, resolveDir: root, loader: "jsx" },
+    jsx: "automatic",
     bundle: true,
     write: false,
     format: generate === "client" ? "iife" : "esm",
