@@ -22,6 +22,14 @@ export interface HeadcountDetail {
   peak?: number;
   /** The median reading time of this page, in seconds. */
   read?: number;
+  /** How often this page was viewed, ever. */
+  views?: number;
+  /** How often pages of the site were viewed, ever. */
+  total?: number;
+  /** Different visitors of the site, ever. */
+  visitors?: number;
+  /** Different visitors of the site today. */
+  today?: number;
   state: HeadcountState;
 }
 

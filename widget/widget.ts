@@ -71,7 +71,8 @@ function headcount(script: HTMLScriptElement) {
   // ---- Numbers: frame → counts → elements and event ----
 
   const show = () => {
-    for (const target of document.querySelectorAll<HTMLElement>("[data-headcount]")) {
+    // list.js fills the elements that name a page.
+    for (const target of document.querySelectorAll<HTMLElement>("[data-headcount]:not([data-headcount-page])")) {
       const { dataset } = target;
       const kind = (dataset.headcount || "site") as keyof Counts;
       // The author's text is kept in the element, where it survives a framework that caches copies of the page.
@@ -217,7 +218,8 @@ function headcount(script: HTMLScriptElement) {
     const name = script.dataset.page ?? location.pathname + ("hash" in script.dataset ? location.hash : "");
     if (name === page) return false;
     page = name;
-    delete counts.page; // the old page's
+    delete counts.page; // of the old page, as the next two
+    delete counts.views;
     return delete counts.read; // true
   };
 
