@@ -39,17 +39,17 @@ suite("check", ["chromium"], () => {
       check(service.url, "a.example"),
       check(service.url, "https://a.example/some/page", { colorScheme: "dark", viewport: phone }),
     ]);
-    expect(await finding("Site")).toEqual(["good", "Site a.example is allowed."]);
+    expect(await finding("Site")).toEqual(["good", "Site This service counts a.example."]);
     expect((await finding("Your address"))[1]).toContain("directly");
     expect((await finding("Cookies"))[0]).toBe("good");
     expect((await finding("WebSocket"))[0]).toBe("good");
-    expect(await finding("Patience of proxies")).toEqual(["good", expect.stringContaining("the pings arrive")]);
-    await shows(page, "#summary", "All is well.");
+    expect(await finding("Idle connection")).toEqual(["good", expect.stringContaining("the pings arrive")]);
+    await shows(page, "#summary", "Everything works.");
     expect(await page.locator("#policy").textContent()).toBe(
       `script-src ${service.url}; connect-src ${service.url} ${service.url.replace("http", "ws")}`,
     );
-    expect((await dark.finding("Site"))[1]).toContain("https://a.example/some/page is allowed");
-    await shows(dark.page, "#summary", "All is well.");
+    expect((await dark.finding("Site"))[1]).toContain("This service counts https://a.example/some/page");
+    await shows(dark.page, "#summary", "Everything works.");
     expect(await dark.page.evaluate("document.documentElement.scrollWidth")).toBe(phone.width);
     await picture(page, "check-good");
     await picture(dark.page, "check-phone-dark");
@@ -70,10 +70,10 @@ suite("check", ["chromium"], () => {
       await page.getByRole("textbox", { name: "Your site" }).fill(site);
       await page.keyboard.press("Enter");
       await page.waitForURL(`**/check?site=${encodeURIComponent(site)}`);
-      expect([site, ...(await finding("Site"))]).toEqual([site, "bad", expect.stringContaining("is not allowed")]);
+      expect([site, ...(await finding("Site"))]).toEqual([site, "bad", expect.stringContaining("does not count")]);
       expect(await page.locator("#checks pre").first().textContent()).toBe(setting);
     }
-    await shows(page, "#summary", "One thing is wrong.");
+    await shows(page, "#summary", "One problem found.");
     await picture(page, "check-bad");
     await page.getByRole("textbox", { name: "Your site" }).fill("no site at all");
     await page.getByRole("button", { name: "Check" }).click();
@@ -89,7 +89,7 @@ suite("check", ["chromium"], () => {
     expect(await finding("Your address")).toEqual(["bad", expect.stringMatching(/192\.0\.2\.7.* TRUST_PROXY=1$/)]);
     expect(await finding("WebSocket")).toEqual(["bad", expect.stringContaining("drops the Upgrade header")]);
     expect((await finding("WebSocket"))[1]).toContain("proxy_set_header Upgrade $http_upgrade;");
-    await shows(page, "#summary", "2 things are wrong.");
+    await shows(page, "#summary", "2 problems found.");
     await picture(page, "check-proxy");
   });
 
@@ -98,8 +98,11 @@ suite("check", ["chromium"], () => {
     const url = await proxy(service, { request: forwarded, answer: withoutCookie, patienceMs: 2000 });
     const { finding } = await check(url, "a.example");
     expect(await finding("Your address")).toEqual(["good", expect.stringContaining("192.0.2.7")]);
-    expect(await finding("Cookies")).toEqual(["note", expect.stringContaining("localStorage is used instead")]);
-    expect(await finding("Patience of proxies")).toEqual([
+    expect(await finding("Cookies")).toEqual([
+      "note",
+      expect.stringContaining("uses the localStorage of your page instead"),
+    ]);
+    expect(await finding("Idle connection")).toEqual([
       "bad",
       expect.stringMatching(/proxy_read_timeout 60s;.* HEARTBEAT_SECONDS=\d$/),
     ]);
@@ -112,9 +115,9 @@ suite("check", ["chromium"], () => {
     expect((await finding("Cookies"))[1]).toContain("IDENTITY=hash");
     const renamed = await proxy(service, { request: (head) => head.replace(/^host: .*$/im, "Host: inside:3000") });
     const other = await check(renamed, "a.example");
-    expect((await other.finding("Name of the service"))[1]).toContain("proxy_set_header Host $http_host;");
+    expect((await other.finding("Host name"))[1]).toContain("proxy_set_header Host $http_host;");
     expect((await other.finding("Token"))[1]).toContain("Origin not allowed");
-    await shows(other.page, "#summary", /things are wrong\.$/);
+    await shows(other.page, "#summary", /problems found\.$/);
   });
 });
 
@@ -125,8 +128,8 @@ suite("check behind the nginx of the README", ["chromium", "nginx", "openssl"], 
     stopAtTheEnd({ stop });
     const { page, errors, finding } = await check(url, "a.example", { ignoreHTTPSErrors: true });
     expect((await finding("Your address"))[1]).toContain("through a proxy (127.0.0.1)");
-    expect(await finding("Encryption")).toEqual(["good", expect.stringContaining("the service knows")]);
-    await shows(page, "#summary", "All is well.");
+    expect(await finding("HTTPS")).toEqual(["good", expect.stringContaining("the service knows")]);
+    await shows(page, "#summary", "Everything works.");
     expect(await page.locator("#checks [data-result=good]").count()).toBe(8);
     expect(errors).toEqual([]);
   });

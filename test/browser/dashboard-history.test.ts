@@ -22,12 +22,12 @@ suite("dashboard history", ["chromium"], () => {
     ] as const) {
       // prettier-ignore
       await page.getByRole("button", { name, exact: true }).click();
-      await shows(page, "#readout", new RegExp(`^Most: ${most} · `));
+      await shows(page, "#readout", new RegExp(`^Highest: ${most} · `));
       expect(await inkOf(page)).toBeGreaterThan(100);
     }
 
     await page.getByRole("button", { name: "Hour" }).click();
-    await shows(page, "#readout", /^Most: 10 · /);
+    await shows(page, "#readout", /^Highest: 10 · /);
     const chart = page.getByRole("slider", { name: "People online over time" });
     await chart.focus();
     await chart.press("End");
@@ -38,7 +38,7 @@ suite("dashboard history", ["chromium"], () => {
     await shows(page, "#readout", /^10 · /);
     expect(await chart.getAttribute("aria-valuetext")).toMatch(/^10 · /);
     await chart.press("Escape");
-    await shows(page, "#readout", /^Most: 10 · /);
+    await shows(page, "#readout", /^Highest: 10 · /);
 
     const { x, y, width } = (await page.locator(".u-over").boundingBox())!;
     const timeAt = async (share: number): Promise<string> => {
@@ -67,7 +67,7 @@ suite("dashboard history", ["chromium"], () => {
     const { page, errors } = await dashboard(service, {}, "#site=a.example&range=day");
     for (const name of ["Day", "Hour", "Week"]) {
       await page.getByRole("button", { name, exact: true }).click();
-      await shows(page, "#readout", name === "Hour" ? /^Most: 1 · / : /^Most: 7 · /);
+      await shows(page, "#readout", name === "Hour" ? /^Highest: 1 · / : /^Highest: 7 · /);
       expect(await inkOf(page)).toBeGreaterThan(name === "Hour" ? 100 : 2000);
     }
     await visitor.close();

@@ -18,11 +18,11 @@ suite("dashboard tables", ["chromium"], () => {
     const first = () => page.locator("#reading th").first().textContent();
     const header = (name: string) => page.getByRole("columnheader", { name });
     await until("the page with the largest sum", async () => (await first()) === "/page-59");
-    expect(await header("Total").getAttribute("aria-sort")).toBe("descending");
+    expect(await header("Total time").getAttribute("aria-sort")).toBe("descending");
     await header("Views").getByRole("button").focus();
     await page.keyboard.press("Enter");
     expect([await first(), await header("Views").getAttribute("aria-sort")]).toEqual(["/page-0", "descending"]);
-    expect(await header("Total").getAttribute("aria-sort")).toBe("none");
+    expect(await header("Total time").getAttribute("aria-sort")).toBe("none");
     await page.keyboard.press("Space");
     expect([await first(), await header("Views").getAttribute("aria-sort")]).toEqual(["/page-59", "ascending"]);
     await page.keyboard.press("Shift+Tab");
@@ -42,7 +42,7 @@ suite("dashboard tables", ["chromium"], () => {
     await until("reading times", async () => (await page.locator("#reading tr").count()) === 2);
     expect(await page.locator("#reading th").allTextContents()).toContain(hostile);
     expect(await page.locator("main img, main script").count()).toBe(0);
-    expect(await page.title()).toBe("1 here now – Headcount");
+    expect(await page.title()).toBe("1 online now – Headcount");
     expect(errors).toEqual([]);
     await visitor.close();
   });
@@ -64,7 +64,7 @@ suite("dashboard tables", ["chromium"], () => {
         ]);
         const { page, errors } = await dashboard(service, { colorScheme, viewport }, "#site=a.example&range=week");
         await shows(page, "#visitors", "5");
-        await shows(page, "#readout", /^Most: 79 · /);
+        await shows(page, "#readout", /^Highest: 79 · /);
         await until("reading times", async () => (await page.locator("#reading tr").count()) === 25);
         const widths = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]");
         expect(widths).toEqual([viewport.width, viewport.width]);

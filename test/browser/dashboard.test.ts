@@ -38,7 +38,7 @@ suite("dashboard", ["chromium"], () => {
     await shows(page, "#visitors", "0");
     for (const name of ["Hour", "Day", "Week", "90 days"]) {
       await page.getByRole("button", { name, exact: true }).click();
-      await shows(page, "#readout", "Nobody was here.");
+      await shows(page, "#readout", "Nobody was online.");
     }
     expect(await page.locator("#no-pages, #no-reading, #no-refusals").allTextContents()).toHaveLength(3);
     expect(await page.locator("#no-pages").isVisible()).toBe(true);
@@ -54,14 +54,14 @@ suite("dashboard", ["chromium"], () => {
     const first = await one.open("/first");
     await shows(page, "#visitors", "1");
     await shows(page, "#site", "a.example");
-    await shows(page, "#readout", /^Most: 1 · /);
+    await shows(page, "#readout", /^Highest: 1 · /);
     await picture(page, "one");
     const second = await other.open("/second");
     const third = await one.open("/second");
     await shows(page, "#visitors", "2");
     await shows(page, "#open-pages", "3");
     await shows(page, "#pages", "/second2/first1");
-    expect(await page.title()).toBe("2 here now – Headcount");
+    expect(await page.title()).toBe("2 online now – Headcount");
 
     expect((await page.locator("#node").innerText()).toLowerCase()).toContain(runtime);
 
@@ -87,7 +87,7 @@ suite("dashboard", ["chromium"], () => {
     await shows(page, "#site", "a.example");
     await shows(page, "#visitors", "0");
     await shows(page, "#highest", "7");
-    await shows(page, "#readout", /^Most: 7 · /);
+    await shows(page, "#readout", /^Highest: 7 · /);
     expect(await page.locator("#sites button").allTextContents()).toEqual(["a.example0", "b.example0"]);
     const elsewhere = await new Visitor(service.url, "https://b.example").open("/");
     await shows(page, "#site", "b.example");
@@ -101,7 +101,7 @@ suite("dashboard", ["chromium"], () => {
     const { page } = await dashboard(service);
     await shows(page, "#link", "Live");
     await service.stop("SIGKILL");
-    await shows(page, "#link", /^Not reachable .* These are the last numbers/);
+    await shows(page, "#link", /^The service is not reachable .* These are the last known numbers/);
     expect(await page.title()).toBe("Not reachable – Headcount");
     await picture(page, "lost");
     await service.start();
@@ -121,11 +121,11 @@ suite("dashboard", ["chromium"], () => {
       });
     });
     const { page, errors } = await open(context, `${service.url}/dashboard`);
-    await shows(page, "#link", /^The engine is away/);
+    await shows(page, "#link", /^No connection to Redis/);
     await shows(page, "#visitors", "2");
     await shows(page, "#peak", "4");
     await shows(page, "#highest", "–");
-    expect(await page.locator("#node .bad").allTextContents()).toEqual(["stale: the engine is away", "12"]);
+    expect(await page.locator("#node .bad").allTextContents()).toEqual(["no connection to Redis", "12"]);
     await picture(page, "stale");
     expect(errors).toEqual([]);
   });

@@ -10,7 +10,7 @@ afterEach(closeContexts);
 afterAll(endAll);
 
 suite("debug", ["chromium"], () => {
-  const target = "<p><span data-headcount>–</span> people here now</p>";
+  const target = "<p><span data-headcount>–</span> online now</p>";
   /** A site with the tag, and what its console says. */
   const visit = async (server: string, { policy = "", body = target, gpc = false } = {}) => {
     const html = `<!doctype html>${body}<script async src="${server}/widget.js" data-debug></script>`;
@@ -32,46 +32,47 @@ suite("debug", ["chromium"], () => {
   test("tells of a page that is live, and of its cookie", async () => {
     const service = await startService(openToAll);
     const { url, said, hears } = await visit(service.url);
-    await hears(`Headcount: this page is on ${url}, the service at ${service.url}/`);
+    await hears(`Headcount: this page is on ${url}, the service is at ${service.url}/`);
     await hears("Headcount: live. 1 on the site, 1 on this page");
-    await hears("Headcount: this browser keeps the service's cookie");
-    expect(said.filter((line) => /not allowed|drops|forbids/.test(line))).toEqual([]);
+    await hears("Headcount: this browser accepts the cookie of the service");
+    expect(said.filter((line) => /does not count|drops|blocks/.test(line))).toEqual([]);
   });
 
   test("names the setting that allows the page's origin", async () => {
     const service = await startService();
     const { url, hears } = await visit(service.url);
-    await hears(`Headcount: ${url} is not allowed. Start the service with\nSITES=${url}`);
+    await hears(`Headcount: the service does not count ${url}. Start it with`);
+    await hears(`SITES=${url}`);
     await hears(`${service.url}/check?site=${encodeURIComponent(url)}`);
   });
 
   test("names the lines that a Content-Security-Policy needs", async () => {
     const { url } = await startService(openToAll);
     const { said, hears } = await visit(url, { policy: `script-src ${url}; connect-src ${url}` });
-    await hears(`It needs\nscript-src ${url}; connect-src ${url} ${url.replace("http", "ws")}`);
+    await hears(`Add to it:\nscript-src ${url}; connect-src ${url} ${url.replace("http", "ws")}`);
     expect(said.filter((line) => line.includes("Upgrade"))).toEqual([]);
     const nothing = await visit(url, { policy: `script-src ${url}; connect-src 'none'` });
-    await nothing.hears(`It needs\nscript-src ${url}; connect-src ${url} ${url.replace("http", "ws")}`);
+    await nothing.hears(`Add to it:\nscript-src ${url}; connect-src ${url} ${url.replace("http", "ws")}`);
   });
 
   test("recognizes a proxy that drops Upgrade", async () => {
     const service = await startService(openToAll);
     const url = await proxy(service, { request: withoutUpgrade });
     const { hears } = await visit(url);
-    await hears("no socket opens: a proxy drops the Upgrade header");
+    await hears("no WebSocket opens. A proxy drops the Upgrade header");
     await hears("proxy_set_header Upgrade $http_upgrade;");
   });
 
   test("tells of dropped cookies, and whether there is a fallback", async () => {
     const service = await startService(openToAll);
     const { hears } = await visit(await proxy(service, { answer: withoutCookie }));
-    await hears("the id in this page's localStorage is used instead");
+    await hears("the widget uses the localStorage of this page");
   });
 
   test("misses an element, and knows the numbers", async () => {
     const service = await startService(openToAll);
-    await (await visit(service.url, { body: "<p>Nothing here</p>" })).hears("no element shows the number");
-    await (await visit(service.url, { body: "<i data-headcount=all></i>" })).hears(`data-headcount="all" is none of`);
+    await (await visit(service.url, { body: "<p>Nothing here</p>" })).hears("this page has no element for the number");
+    await (await visit(service.url, { body: "<i data-headcount=all></i>" })).hears(`data-headcount="all" is unknown`);
   });
 
   test("tells of Global Privacy Control", async () => {

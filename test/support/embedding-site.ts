@@ -21,7 +21,7 @@ export const authorsText = "–";
 
 /** What a site owner pastes. */
 export const tag = (server: string, attributes = ""): string =>
-  `<p><span data-headcount>${authorsText}</span> people here now</p>\n<script async ${attributes} src="${server}/widget.js"></script>`;
+  `<p><span data-headcount>${authorsText}</span> online now</p>\n<script async ${attributes} src="${server}/widget.js"></script>`;
 
 /**
  * Keeps what the widget warns of in `warned`, and what it asks for in `asked`, since not every driver tells. For the top

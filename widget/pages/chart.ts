@@ -104,7 +104,7 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
     const start = (seconds[at ?? most] ?? 0) * 1000;
     const when = width === 60 ? moment.format(start) : moment.formatRange(start, start + width * 1000);
     const value = `${number.format(people[at ?? most] ?? 0)} · ${when}`;
-    const text = at != null ? value : people[most] ? `Most: ${value}` : "Nobody was here.";
+    const text = at != null ? value : people[most] ? `Highest: ${value}` : "Nobody was online.";
     if (readout.textContent !== text) readout.textContent = text;
     element.ariaValueMax = String(seconds.length - 1);
     element.ariaValueNow = String(at ?? seconds.length - 1);

@@ -39,61 +39,63 @@ const byId = (id: string) => document.getElementById(id)!;
 
 function checkSite(asked: string, { site }: Seen): Finding {
   const url = siteUrl(asked);
-  if (asked === "") return note("Enter the name of your site above, and see whether its pages may use this service.");
-  if (url === undefined) return bad(`“${asked}” is not the name of a site. One is called example.com, for instance.`);
-  if (site !== undefined) return good(`${asked} is allowed${site === asked ? "" : `, and counted as ${site}`}.`);
-  const words = `${asked} is not allowed: its pages get no number. Start the service with this setting; if SITES has entries already, add this one behind a comma.`;
+  if (asked === "") return note("Enter the name of your site above to check whether this service counts it.");
+  if (url === undefined) return bad(`“${asked}” is not the name of a site. A name looks like example.com.`);
+  if (site !== undefined) return good(`This service counts ${asked}${site === asked ? "" : ` as part of ${site}`}.`);
+  const words = `This service does not count ${asked}. Start it with the setting below. If SITES has entries already, add this one after a comma.`;
   return bad(words, sitesLine(url));
 }
 
 function checkAddress({ address, socketAddress, forwardedFor = "", trustProxy }: Seen): Finding {
   const proxies = forwardedFor.split(",").filter((entry) => entry.trim() !== "").length;
-  const asOne = `all visitors seem to come from ${address}, and share what one address may do`;
+  const asOne = `all visitors seem to come from ${address} and share the limits of one address`;
   if (proxies === 0 && location.protocol === "https:")
     return bad(
-      `There must be a proxy in front, since this page came over https; but it does not say for whom it asks: ${asOne}.`,
+      `This page came over https, so there is a proxy in front. The proxy does not send X-Forwarded-For: ${asOne}.`,
       `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;  # nginx\nTRUST_PROXY=1`,
     );
   if (trustProxy === 0 && proxies > 0)
     return bad(
-      `There is a proxy in front (${forwardedFor} came with X-Forwarded-For), but the service does not trust it: ${asOne}.`,
+      `There is a proxy in front (it sent X-Forwarded-For: ${forwardedFor}), but the service does not trust it: ${asOne}.`,
       `TRUST_PROXY=${proxies}`,
     );
   if (trustProxy > proxies)
     return bad(
       proxies === 0
-        ? `The service expects a proxy in front (TRUST_PROXY=${trustProxy}), and this request came by none, or by one that does not send X-Forwarded-For. As it is, anybody may claim any address.`
-        : `TRUST_PROXY=${trustProxy} is too high: only ${proxies} in X-Forwarded-For (${forwardedFor}). As it is, visitors may claim any address.`,
+        ? `The service expects a proxy in front (TRUST_PROXY=${trustProxy}), but this request has no X-Forwarded-For. Either there is no proxy, or it does not send this header. Until this is mended, visitors can invent their address.`
+        : `TRUST_PROXY=${trustProxy} is too high: X-Forwarded-For has only ${proxies} (${forwardedFor}). Until this is mended, visitors can invent their address.`,
       `TRUST_PROXY=${proxies}`,
     );
   if (trustProxy < proxies)
     return note(
-      `The service takes ${address} for your address. If that is one of your proxies, TRUST_PROXY is too low: X-Forwarded-For was ${forwardedFor}.`,
+      `The service thinks that your address is ${address}. If this is the address of one of your proxies, TRUST_PROXY is too low (X-Forwarded-For: ${forwardedFor}).`,
       `TRUST_PROXY=${proxies}`,
     );
   const through =
     proxies === 0 ? "directly" : `through ${proxies === 1 ? "a proxy" : `${proxies} proxies`} (${socketAddress})`;
-  return good(`You come ${through}, and the service sees your address: ${address}.`);
+  return good(`This browser is connected ${through}, and the service sees its address: ${address}.`);
 }
 
 function checkHttps({ forwardedProto, trustProxy }: Seen): Finding {
   const isKnown = trustProxy > 0 && forwardedProto?.split(",").at(-1)?.trim() === "https";
   if (location.protocol === "http:")
     return /^(localhost|127\..*|\[::1\])$/.test(location.hostname)
-      ? note("This is plain http: good on this machine. Pages over https need a service over https.")
-      : bad("This is plain http: pages over https cannot use the service. Put a proxy with a certificate in front.");
-  if (isKnown) return good("You come over https, and the service knows.");
+      ? note("This is plain http, which is enough on this machine. Pages over https need a service over https.")
+      : bad(
+          "This is plain http, so pages over https cannot use the service. Put a proxy with a certificate in front of it.",
+        );
+  if (isKnown) return good("This page came over https, and the service knows that.");
   const setting = `TRUST_PROXY=${Math.max(1, trustProxy)}`;
   return bad(
-    "You come over https, but the service does not know: its cookies are not fit for other sites.",
+    "This page came over https, but the service does not know that, so other sites cannot use its cookies.",
     forwardedProto === "https" ? setting : `proxy_set_header X-Forwarded-Proto $scheme;  # nginx\n${setting}`,
   );
 }
 
 function checkHost({ host }: Seen): Finding {
-  if (host === location.host) return good(`The service is called ${host}, as in your address bar.`);
+  if (host === location.host) return good(`The service sees the host name of your address bar: ${host}.`);
   return bad(
-    `You asked for ${location.host}, and the service hears ${host}: it takes its own pages for strangers.`,
+    `The browser asked for ${location.host}, but the service sees ${host}. The proxy changes the Host header, so the service does not recognize its own pages.`,
     "proxy_set_header Host $http_host;  # nginx",
   );
 }
@@ -106,19 +108,19 @@ async function requestToken(observe: boolean): Promise<Token> {
   if (answer.ok) return answer.json();
   const problem = await answer
     .json()
-    .catch(() => ({ title: `HTTP ${answer.status}`, detail: "not an answer of Headcount" }));
+    .catch(() => ({ title: `HTTP ${answer.status}`, detail: "the answer is not from Headcount" }));
   throw new Error(`${problem.title}: ${problem.detail}.`);
 }
 
 async function checkCookie({ identity }: Seen): Promise<Finding> {
-  if (identity === "hash") return good("None are needed: with IDENTITY=hash nothing is kept in browsers.");
+  if (identity === "hash") return good("No cookies are needed: with IDENTITY=hash nothing is stored in browsers.");
   const [first, second] = [await requestToken(false), await requestToken(false)];
   if (first.visitor === second.visitor)
     return good(
-      "The cookie comes back. Where a browser drops it on other sites, the id in your page's localStorage is used: as good.",
+      "The cookie works. Some browsers drop it on other sites; there the widget uses the localStorage of your page, which counts as exactly.",
     );
   return note(
-    "The cookie is dropped, by this browser or by a proxy. The id in your page's localStorage is used instead: as good, where pages may use that.",
+    "This browser or a proxy drops the cookie. The widget uses the localStorage of your page instead, which counts as exactly where pages may use it.",
   );
 }
 
@@ -133,17 +135,19 @@ function openSocket(token: string): Promise<WebSocket | undefined> {
 }
 
 async function checkUpgrade(socket: WebSocket | undefined): Promise<Finding> {
-  if (socket) return good("A WebSocket opens, and the number comes.");
+  if (socket) return good("A WebSocket opens, and the number arrives.");
   const { status } = await fetch("ws");
   if (status === 426)
     return bad(
-      "No WebSocket opens, although its address answers: a proxy in front drops the Upgrade header. In nginx:",
+      "No WebSocket opens, although its address answers. A proxy in front drops the Upgrade header. For nginx:",
       UPGRADE_LINES,
     );
-  return bad(`No WebSocket opens, and its address ${base}ws answers ${status}, not 426: a proxy sends it elsewhere.`);
+  return bad(
+    `No WebSocket opens. Its address ${base}ws answers ${status} instead of 426, so a proxy sends the request elsewhere.`,
+  );
 }
 
-async function checkPatience(
+async function checkIdleConnection(
   socket: WebSocket,
   { heartbeatSeconds }: Seen,
   tell: (words: string) => void,
@@ -151,7 +155,7 @@ async function checkPatience(
   const began = performance.now();
   const seconds = () => Math.round((performance.now() - began) / 1000);
   const needed = 2 * heartbeatSeconds + MARGIN_SECONDS;
-  const countdown = setInterval(() => tell(`Waiting for two heartbeats: ${needed - seconds()} s`), 1000);
+  const countdown = setInterval(() => tell(`Waiting for two pings: ${needed - seconds()} s`), 1000);
   const end = await new Promise<CloseEvent | undefined>((resolve) => {
     socket.addEventListener("close", resolve);
     setTimeout(() => resolve(undefined), needed * 1000);
@@ -161,13 +165,13 @@ async function checkPatience(
   const lasted = seconds();
   if (end === undefined)
     return good(
-      `The connection is still open after ${lasted} s: the pings arrive (HEARTBEAT_SECONDS=${heartbeatSeconds}).`,
+      `The connection is still open after ${lasted} s, so the pings arrive (HEARTBEAT_SECONDS=${heartbeatSeconds}).`,
     );
-  if (end.code === 1012) return note("The service was restarted in the meantime. Reload this page.");
+  if (end.code === 1012) return note("The service was restarted during the check. Reload this page.");
   if (lasted > heartbeatSeconds + 1)
-    return bad(`The connection was closed after ${lasted} s: pings, or the answers to them, get lost on the way.`);
+    return bad(`The connection was closed after ${lasted} s. Pings or their answers do not arrive.`);
   return bad(
-    `The connection was closed after ${lasted} s, before the first ping (HEARTBEAT_SECONDS=${heartbeatSeconds}): a proxy in front is less patient than that. Make one longer, or the other shorter:`,
+    `The connection was closed after ${lasted} s, before the first ping (HEARTBEAT_SECONDS=${heartbeatSeconds}). The timeout of a proxy in front is too short. Use one of these two settings:`,
     `proxy_read_timeout ${Math.max(60, 2 * heartbeatSeconds)}s;  # nginx\nHEARTBEAT_SECONDS=${Math.max(1, Math.floor(lasted / 2))}`,
   );
 }
@@ -185,7 +189,7 @@ async function show(
   const heading = document.createElement("h2");
   const words = document.createElement("p");
   heading.textContent = title;
-  words.textContent = "Trying …";
+  words.textContent = "Checking …";
   item.append(heading, words);
   byId("checks").append(item);
   const found = await Promise.resolve(check((text) => (words.textContent = text))).catch((error: Error) =>
@@ -202,7 +206,7 @@ async function show(
 
 function sum(isDone: boolean): void {
   const wrong = results.filter((result) => result === "bad").length;
-  const found = wrong === 0 ? "All is well" : wrong === 1 ? "One thing is wrong" : `${wrong} things are wrong`;
+  const found = wrong === 0 ? "Everything works" : wrong === 1 ? "One problem found" : `${wrong} problems found`;
   byId("summary").textContent = isDone ? `${found}.` : `${found} so far. The last check takes a minute.`;
 }
 
@@ -214,19 +218,19 @@ async function run(asked: string): Promise<void> {
   const seen: Seen = await answer.json();
   await show("Site", () => checkSite(asked, seen));
   await show("Your address", () => checkAddress(seen));
-  await show("Encryption", () => checkHttps(seen));
-  await show("Name of the service", () => checkHost(seen));
+  await show("HTTPS", () => checkHttps(seen));
+  await show("Host name", () => checkHost(seen));
   let token: string | undefined;
   await show("Token", async () => {
     ({ token } = await requestToken(true));
-    return good("The service answers this browser, and grants a token.");
+    return good("The service answers this browser and grants a token.");
   });
   if (token === undefined) return;
   await show("Cookies", () => checkCookie(seen));
   const socket = await openSocket(token);
   await show("WebSocket", () => checkUpgrade(socket));
   sum(socket === undefined);
-  if (socket) await show("Patience of proxies", (tell) => checkPatience(socket, seen, tell));
+  if (socket) await show("Idle connection", (tell) => checkIdleConnection(socket, seen, tell));
 }
 
 const input = byId("site") as HTMLInputElement;
@@ -236,7 +240,7 @@ byId("form").addEventListener("submit", (event) => {
   location.search = `?site=${encodeURIComponent(input.value.trim())}`;
 });
 byId("snippet").textContent =
-  `<p><span data-headcount>–</span> people here now</p>\n<script async src="${base}widget.js"></script>`;
+  `<p><span data-headcount>–</span> online now</p>\n<script async src="${base}widget.js"></script>`;
 byId("policy").textContent = policyLines(base);
 run(input.value).then(
   () => sum(true),

@@ -200,7 +200,7 @@ function showNow({ node, sites }: State): void {
   write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
   write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * 60_000)})` : "");
   byId("visitors").classList.toggle("stale", node.stale);
-  const title = `${number.format(visitors)} here now – Headcount`;
+  const title = `${number.format(visitors)} online now – Headcount`;
   if (document.title !== title) document.title = title;
   chart.raise(visitors);
   showPages(its?.pages ?? []);
@@ -227,17 +227,17 @@ function showRefusals(refusals: State["refusals"]): void {
 function showNode({ node }: State): void {
   const { engine, stale, connections, maxConnections } = node;
   const rows: [name: string, value: string, isBad?: boolean][] = [
-    ["State", stale ? "stale: the engine is away" : "well", stale],
+    ["Status", stale ? "no connection to Redis" : "OK", stale],
     ["Running for", duration(Math.max(0, Date.now() - node.startedAt) / 1000)],
     [
-      "Open sockets",
+      "Connections",
       `${number.format(connections)} of ${number.format(maxConnections)}`,
       connections > 0.9 * maxConnections,
     ],
     ["Memory", inUnit(node.memory / 2 ** 20, "megabyte", { maximumFractionDigits: 0, unitDisplay: "short" })],
-    ["Engine", engine === "redis" ? "Redis, shared by all nodes" : "embedded"],
+    ["Engine", engine === "redis" ? "Redis, shared by all nodes" : "SQLite"],
     ["Engine errors", number.format(node.engineErrors), node.engineErrors > 0],
-    ["Journal errors", number.format(node.journalErrors), node.journalErrors > 0],
+    ["Errors while saving statistics", number.format(node.journalErrors), node.journalErrors > 0],
     ["Runtime", node.runtime],
   ];
   const list = byId("node");
@@ -254,9 +254,9 @@ function showNode({ node }: State): void {
 const COLUMNS: [by: keyof Reading, words: string][] = [
   ["page", "Page"],
   ["views", "Views"],
-  ["seconds", "Total"],
+  ["seconds", "Total time"],
   ["median", "Median"],
-  ["p90", "90 %"],
+  ["p90", "p90"],
 ];
 
 function showReadings(): void {
@@ -280,7 +280,7 @@ function showReadings(): void {
   byId("columns").closest("table")!.hidden = readings.length === 0;
   const left = readings.length - cells.length;
   byId("more-reading").hidden = left === 0;
-  write(byId("more-reading"), `Show ${number.format(Math.min(left, MANY_ROWS))} more of ${number.format(left)}`);
+  write(byId("more-reading"), `Show ${number.format(Math.min(left, MANY_ROWS))} more (${number.format(left)} left)`);
   const sum = (key: "views" | "seconds") => readings.reduce((total, its) => total + its[key], 0);
   const words = `${number.format(sum("views"))} ${sum("views") === 1 ? "view" : "views"}, ${duration(sum("seconds"))}`;
   const whole =
@@ -299,7 +299,7 @@ async function ask<Answer>(path: string, signal: AbortSignal): Promise<Answer> {
 
 /** What went wrong, in the service's own words where there are any. */
 async function reasonOf(failure: unknown): Promise<string> {
-  if (!(failure instanceof Response)) return "no answer";
+  if (!(failure instanceof Response)) return "it does not answer";
   const problem = await failure.json().catch(() => undefined);
   return problem?.title ?? `HTTP ${failure.status}`;
 }
@@ -315,14 +315,15 @@ async function poll(): Promise<void> {
       site = largest?.site;
       isChosen = largest !== undefined && largest.visitors > 0;
     }
-    if (state.node.stale) showLink("stale", "The engine is away: last known totals, plus changes on this node");
+    if (state.node.stale)
+      showLink("stale", "No connection to Redis. These are the last known totals plus changes on this node");
     else showLink("live", "Live");
     show(state);
     if (heardAt >= loadAt || loaded !== key()) void load();
   } catch (failure) {
     const reason = await reasonOf(failure);
-    const since = heardAt === undefined ? "" : ` since ${clock.format(heardAt)}. These are the last numbers`;
-    showLink("lost", `Not reachable (${reason})${since}`);
+    const since = heardAt === undefined ? "" : ` since ${clock.format(heardAt)}. These are the last known numbers`;
+    showLink("lost", `The service is not reachable (${reason})${since}`);
     document.title = "Not reachable – Headcount";
     // Ten wrong passwords a minute are a guess too many: this page does not ask again with one that is old.
     if (failure instanceof Response && failure.status === 401) return;
@@ -353,7 +354,7 @@ async function load(): Promise<void> {
   } catch (failure) {
     if (signal.aborted) return;
     byId("chart").classList.toggle("unknown", isNew);
-    write(byId("readout"), `The history cannot be read: ${await reasonOf(failure)}`);
+    write(byId("readout"), `Cannot load the history: ${await reasonOf(failure)}`);
   }
 }
 
