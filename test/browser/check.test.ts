@@ -33,7 +33,7 @@ const check = async (url: string, site: string, options: BrowserContextOptions =
 };
 
 suite("check", ["chromium"], () => {
-  test("all is well, in the light and on a dark phone", async () => {
+  test("everything works, in the light and on a dark phone", async () => {
     const service = await startService({ HEARTBEAT_SECONDS: 1 });
     const [{ page, errors, finding }, dark] = await Promise.all([
       check(service.url, "a.example"),
@@ -43,13 +43,13 @@ suite("check", ["chromium"], () => {
     expect((await finding("Your address"))[1]).toContain("directly");
     expect((await finding("Cookies"))[0]).toBe("good");
     expect((await finding("WebSocket"))[0]).toBe("good");
-    expect(await finding("Patience of proxies")).toEqual(["good", expect.stringContaining("the pings arrive")]);
-    await shows(page, "#summary", "All is well.");
+    expect(await finding("Proxy timeout")).toEqual(["good", expect.stringContaining("the pings arrive")]);
+    await shows(page, "#summary", "Everything works.");
     expect(await page.locator("#policy").textContent()).toBe(
       `script-src ${service.url}; connect-src ${service.url} ${service.url.replace("http", "ws")}`,
     );
     expect((await dark.finding("Site"))[1]).toContain("https://a.example/some/page is allowed");
-    await shows(dark.page, "#summary", "All is well.");
+    await shows(dark.page, "#summary", "Everything works.");
     expect(await dark.page.evaluate("document.documentElement.scrollWidth")).toBe(phone.width);
     await picture(page, "check-good");
     await picture(dark.page, "check-phone-dark");
@@ -98,8 +98,8 @@ suite("check", ["chromium"], () => {
     const url = await proxy(service, { request: forwarded, answer: withoutCookie, patienceMs: 2000 });
     const { finding } = await check(url, "a.example");
     expect(await finding("Your address")).toEqual(["good", expect.stringContaining("192.0.2.7")]);
-    expect(await finding("Cookies")).toEqual(["note", expect.stringContaining("localStorage is used instead")]);
-    expect(await finding("Patience of proxies")).toEqual([
+    expect(await finding("Cookies")).toEqual(["note", expect.stringContaining("an id in your page's localStorage")]);
+    expect(await finding("Proxy timeout")).toEqual([
       "bad",
       expect.stringMatching(/proxy_read_timeout 60s;.* HEARTBEAT_SECONDS=\d$/),
     ]);
@@ -112,21 +112,21 @@ suite("check", ["chromium"], () => {
     expect((await finding("Cookies"))[1]).toContain("IDENTITY=hash");
     const renamed = await proxy(service, { request: (head) => head.replace(/^host: .*$/im, "Host: inside:3000") });
     const other = await check(renamed, "a.example");
-    expect((await other.finding("Name of the service"))[1]).toContain("proxy_set_header Host $http_host;");
+    expect((await other.finding("Host name"))[1]).toContain("proxy_set_header Host $http_host;");
     expect((await other.finding("Token"))[1]).toContain("Origin not allowed");
     await shows(other.page, "#summary", /things are wrong\.$/);
   });
 });
 
 suite("check behind the nginx of the README", ["chromium", "nginx", "openssl"], () => {
-  test("over TLS, all is well", async () => {
+  test("over TLS, everything works", async () => {
     const service = await startService({ HEARTBEAT_SECONDS: 1, TRUST_PROXY: 1 });
     const { url, stop } = await startNginx(service.host, 3);
     stopAtTheEnd({ stop });
     const { page, errors, finding } = await check(url, "a.example", { ignoreHTTPSErrors: true });
     expect((await finding("Your address"))[1]).toContain("through a proxy (127.0.0.1)");
     expect(await finding("Encryption")).toEqual(["good", expect.stringContaining("the service knows")]);
-    await shows(page, "#summary", "All is well.");
+    await shows(page, "#summary", "Everything works.");
     expect(await page.locator("#checks [data-result=good]").count()).toBe(8);
     expect(errors).toEqual([]);
   });
