@@ -33,22 +33,22 @@ const check = async (url: string, site: string, options: BrowserContextOptions =
 };
 
 suite("check", ["chromium"], () => {
-  test("all is well, in the light and on a dark phone", async () => {
+  test("everything works, in the light and on a dark phone", async () => {
     const service = await startService({ HEARTBEAT_SECONDS: 1 });
     const [{ page, errors, finding }, dark] = await Promise.all([
       check(service.url, "a.example"),
       check(service.url, "https://a.example/some/page", { colorScheme: "dark", viewport: phone }),
     ]);
-    expect(await finding("Site")).toEqual(["good", "Site This service counts a.example."]);
+    expect(await finding("Site")).toEqual(["good", "Site a.example is allowed."]);
     expect((await finding("Your address"))[1]).toContain("directly");
     expect((await finding("Cookies"))[0]).toBe("good");
     expect((await finding("WebSocket"))[0]).toBe("good");
-    expect(await finding("Idle connection")).toEqual(["good", expect.stringContaining("the pings arrive")]);
+    expect(await finding("Proxy timeout")).toEqual(["good", expect.stringContaining("the pings arrive")]);
     await shows(page, "#summary", "Everything works.");
     expect(await page.locator("#policy").textContent()).toBe(
       `script-src ${service.url}; connect-src ${service.url} ${service.url.replace("http", "ws")}`,
     );
-    expect((await dark.finding("Site"))[1]).toContain("This service counts https://a.example/some/page");
+    expect((await dark.finding("Site"))[1]).toContain("https://a.example/some/page is allowed");
     await shows(dark.page, "#summary", "Everything works.");
     expect(await dark.page.evaluate("document.documentElement.scrollWidth")).toBe(phone.width);
     await picture(page, "check-good");
@@ -70,10 +70,10 @@ suite("check", ["chromium"], () => {
       await page.getByRole("textbox", { name: "Your site" }).fill(site);
       await page.keyboard.press("Enter");
       await page.waitForURL(`**/check?site=${encodeURIComponent(site)}`);
-      expect([site, ...(await finding("Site"))]).toEqual([site, "bad", expect.stringContaining("does not count")]);
+      expect([site, ...(await finding("Site"))]).toEqual([site, "bad", expect.stringContaining("is not allowed")]);
       expect(await page.locator("#checks pre").first().textContent()).toBe(setting);
     }
-    await shows(page, "#summary", "One problem found.");
+    await shows(page, "#summary", "One thing is wrong.");
     await picture(page, "check-bad");
     await page.getByRole("textbox", { name: "Your site" }).fill("no site at all");
     await page.getByRole("button", { name: "Check" }).click();
@@ -89,7 +89,7 @@ suite("check", ["chromium"], () => {
     expect(await finding("Your address")).toEqual(["bad", expect.stringMatching(/192\.0\.2\.7.* TRUST_PROXY=1$/)]);
     expect(await finding("WebSocket")).toEqual(["bad", expect.stringContaining("drops the Upgrade header")]);
     expect((await finding("WebSocket"))[1]).toContain("proxy_set_header Upgrade $http_upgrade;");
-    await shows(page, "#summary", "2 problems found.");
+    await shows(page, "#summary", "2 things are wrong.");
     await picture(page, "check-proxy");
   });
 
@@ -98,11 +98,8 @@ suite("check", ["chromium"], () => {
     const url = await proxy(service, { request: forwarded, answer: withoutCookie, patienceMs: 2000 });
     const { finding } = await check(url, "a.example");
     expect(await finding("Your address")).toEqual(["good", expect.stringContaining("192.0.2.7")]);
-    expect(await finding("Cookies")).toEqual([
-      "note",
-      expect.stringContaining("uses the localStorage of your page instead"),
-    ]);
-    expect(await finding("Idle connection")).toEqual([
+    expect(await finding("Cookies")).toEqual(["note", expect.stringContaining("an id in your page's localStorage")]);
+    expect(await finding("Proxy timeout")).toEqual([
       "bad",
       expect.stringMatching(/proxy_read_timeout 60s;.* HEARTBEAT_SECONDS=\d$/),
     ]);
@@ -117,18 +114,18 @@ suite("check", ["chromium"], () => {
     const other = await check(renamed, "a.example");
     expect((await other.finding("Host name"))[1]).toContain("proxy_set_header Host $http_host;");
     expect((await other.finding("Token"))[1]).toContain("Origin not allowed");
-    await shows(other.page, "#summary", /problems found\.$/);
+    await shows(other.page, "#summary", /things are wrong\.$/);
   });
 });
 
 suite("check behind the nginx of the README", ["chromium", "nginx", "openssl"], () => {
-  test("over TLS, all is well", async () => {
+  test("over TLS, everything works", async () => {
     const service = await startService({ HEARTBEAT_SECONDS: 1, TRUST_PROXY: 1 });
     const { url, stop } = await startNginx(service.host, 3);
     stopAtTheEnd({ stop });
     const { page, errors, finding } = await check(url, "a.example", { ignoreHTTPSErrors: true });
     expect((await finding("Your address"))[1]).toContain("through a proxy (127.0.0.1)");
-    expect(await finding("HTTPS")).toEqual(["good", expect.stringContaining("the service knows")]);
+    expect(await finding("Encryption")).toEqual(["good", expect.stringContaining("the service knows")]);
     await shows(page, "#summary", "Everything works.");
     expect(await page.locator("#checks [data-result=good]").count()).toBe(8);
     expect(errors).toEqual([]);

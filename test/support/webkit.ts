@@ -104,9 +104,19 @@ class WebKitTab implements Tab {
 }
 
 /** A driver of its own with one session. */
-async function startSession(display: string): Promise<{ session: Session; end: () => Promise<void> }> {
+async function startSession(
+  display: string,
+  environment: Record<string, string>,
+): Promise<{ session: Session; end: () => Promise<void> }> {
   const port = await freePort();
-  const env = { ...process.env, DISPLAY: display, GDK_BACKEND: "x11", LANG: "en_US.UTF-8", NO_AT_BRIDGE: "1" };
+  const env = {
+    ...process.env,
+    DISPLAY: display,
+    GDK_BACKEND: "x11",
+    LANG: "en_US.UTF-8",
+    NO_AT_BRIDGE: "1",
+    ...environment,
+  };
   const command = [pathOf("webkit2gtk-driver"), "--host=127.0.0.1", `--port=${port}`];
   const child = adopt(Bun.spawn(command, { stdout: "ignore", stderr: "ignore", env }));
   const driver = `http://127.0.0.1:${port}`;
@@ -135,14 +145,15 @@ async function startSession(display: string): Promise<{ session: Session; end: (
   };
 }
 
-export function webkit(): Engine {
+/** @param environment variables for the browser, such as LANG */
+export function webkit(environment: Record<string, string> = {}): Engine {
   let running: ReturnType<typeof startDisplay> | undefined;
   const open = new Set<() => Promise<void>>();
   return {
     name: "webkit",
     async newVisitor(): Promise<VisitorBrowser> {
       const { display } = await (running ??= startDisplay());
-      const { session, end } = await startSession(display);
+      const { session, end } = await startSession(display, environment);
       open.add(end);
       let unused: string | undefined = await session.send("GET", "/window");
       return {

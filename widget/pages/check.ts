@@ -29,7 +29,8 @@ type Token = { token: string; visitor?: string };
 const OPEN_MS = 10_000;
 const MARGIN_SECONDS = 3; // after two heartbeats, when a silent socket would have been closed
 
-const base = new URL(".", location.href).href;
+/** Without a user and a password from the address bar: `fetch` and `WebSocket` refuse those. */
+const base = new URL(".", location.origin + location.pathname).href;
 const good = (words: string): Finding => ({ result: "good", words });
 const note = (words: string, lines?: string): Finding => ({ result: "note", words, lines });
 const bad = (words: string, lines?: string): Finding => ({ result: "bad", words, lines });
@@ -39,63 +40,61 @@ const byId = (id: string) => document.getElementById(id)!;
 
 function checkSite(asked: string, { site }: Seen): Finding {
   const url = siteUrl(asked);
-  if (asked === "") return note("Enter the name of your site above to check whether this service counts it.");
-  if (url === undefined) return bad(`“${asked}” is not the name of a site. A name looks like example.com.`);
-  if (site !== undefined) return good(`This service counts ${asked}${site === asked ? "" : ` as part of ${site}`}.`);
-  const words = `This service does not count ${asked}. Start it with the setting below. If SITES has entries already, add this one after a comma.`;
+  if (asked === "") return note("Enter the name of your site above to see whether its pages may use this service.");
+  if (url === undefined) return bad(`“${asked}” is not the name of a site. An example is example.com.`);
+  if (site !== undefined) return good(`${asked} is allowed${site === asked ? "" : `, and counted as ${site}`}.`);
+  const words = `${asked} is not allowed: its pages get no number. Start the service with this setting; if SITES has entries already, add this one after a comma.`;
   return bad(words, sitesLine(url));
 }
 
 function checkAddress({ address, socketAddress, forwardedFor = "", trustProxy }: Seen): Finding {
   const proxies = forwardedFor.split(",").filter((entry) => entry.trim() !== "").length;
-  const asOne = `all visitors seem to come from ${address} and share the limits of one address`;
+  const asOne = `all visitors seem to come from ${address}, and share what one address may do`;
   if (proxies === 0 && location.protocol === "https:")
     return bad(
-      `This page came over https, so there is a proxy in front. The proxy does not send X-Forwarded-For: ${asOne}.`,
+      `This page came over https, so there is a proxy in front. That proxy does not say for whom it asks: ${asOne}.`,
       `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;  # nginx\nTRUST_PROXY=1`,
     );
   if (trustProxy === 0 && proxies > 0)
     return bad(
-      `There is a proxy in front (it sent X-Forwarded-For: ${forwardedFor}), but the service does not trust it: ${asOne}.`,
+      `There is a proxy in front (${forwardedFor} came with X-Forwarded-For), but the service does not trust it: ${asOne}.`,
       `TRUST_PROXY=${proxies}`,
     );
   if (trustProxy > proxies)
     return bad(
       proxies === 0
-        ? `The service expects a proxy in front (TRUST_PROXY=${trustProxy}), but this request has no X-Forwarded-For. Either there is no proxy, or it does not send this header. Until this is mended, visitors can invent their address.`
-        : `TRUST_PROXY=${trustProxy} is too high: X-Forwarded-For has only ${proxies} (${forwardedFor}). Until this is mended, visitors can invent their address.`,
+        ? `The service expects a proxy in front (TRUST_PROXY=${trustProxy}), and this request came by none, or by one that does not send X-Forwarded-For. As it is, anybody may claim any address.`
+        : `TRUST_PROXY=${trustProxy} is too high: only ${proxies} in X-Forwarded-For (${forwardedFor}). As it is, visitors may claim any address.`,
       `TRUST_PROXY=${proxies}`,
     );
   if (trustProxy < proxies)
     return note(
-      `The service thinks that your address is ${address}. If this is the address of one of your proxies, TRUST_PROXY is too low (X-Forwarded-For: ${forwardedFor}).`,
+      `The service takes ${address} for your address. If that is one of your proxies, TRUST_PROXY is too low: X-Forwarded-For was ${forwardedFor}.`,
       `TRUST_PROXY=${proxies}`,
     );
   const through =
     proxies === 0 ? "directly" : `through ${proxies === 1 ? "a proxy" : `${proxies} proxies`} (${socketAddress})`;
-  return good(`This browser is connected ${through}, and the service sees its address: ${address}.`);
+  return good(`You connect ${through}, and the service sees your address: ${address}.`);
 }
 
 function checkHttps({ forwardedProto, trustProxy }: Seen): Finding {
   const isKnown = trustProxy > 0 && forwardedProto?.split(",").at(-1)?.trim() === "https";
   if (location.protocol === "http:")
     return /^(localhost|127\..*|\[::1\])$/.test(location.hostname)
-      ? note("This is plain http, which is enough on this machine. Pages over https need a service over https.")
-      : bad(
-          "This is plain http, so pages over https cannot use the service. Put a proxy with a certificate in front of it.",
-        );
-  if (isKnown) return good("This page came over https, and the service knows that.");
+      ? note("This is plain http, which is fine on this machine. Pages over https need a service over https.")
+      : bad("This is plain http. Pages over https cannot use the service: put a proxy with a certificate in front.");
+  if (isKnown) return good("This page came over https, and the service knows it.");
   const setting = `TRUST_PROXY=${Math.max(1, trustProxy)}`;
   return bad(
-    "This page came over https, but the service does not know that, so other sites cannot use its cookies.",
+    "This page came over https, but the service does not know it: its cookies do not work on other sites.",
     forwardedProto === "https" ? setting : `proxy_set_header X-Forwarded-Proto $scheme;  # nginx\n${setting}`,
   );
 }
 
 function checkHost({ host }: Seen): Finding {
-  if (host === location.host) return good(`The service sees the host name of your address bar: ${host}.`);
+  if (host === location.host) return good(`The service is asked for ${host}, as in your address bar.`);
   return bad(
-    `The browser asked for ${location.host}, but the service sees ${host}. The proxy changes the Host header, so the service does not recognize its own pages.`,
+    `You asked for ${location.host}, but the service is asked for ${host}, so it refuses its own pages.`,
     "proxy_set_header Host $http_host;  # nginx",
   );
 }
@@ -104,23 +103,24 @@ function checkHost({ host }: Seen): Finding {
 
 async function requestToken(observe: boolean): Promise<Token> {
   const body = JSON.stringify({ page: "/check", observe });
-  const answer = await fetch("token", { method: "POST", credentials: "include", body });
+  const answer = await fetch(`${base}token`, { method: "POST", credentials: "include", body });
   if (answer.ok) return answer.json();
   const problem = await answer
     .json()
-    .catch(() => ({ title: `HTTP ${answer.status}`, detail: "the answer is not from Headcount" }));
+    .catch(() => ({ title: `HTTP ${answer.status}`, detail: "not an answer of Headcount" }));
   throw new Error(`${problem.title}: ${problem.detail}.`);
 }
 
 async function checkCookie({ identity }: Seen): Promise<Finding> {
-  if (identity === "hash") return good("No cookies are needed: with IDENTITY=hash nothing is stored in browsers.");
+  if (identity === "hash")
+    return good("No cookie is needed: with IDENTITY=hash the service keeps nothing in browsers.");
   const [first, second] = [await requestToken(false), await requestToken(false)];
   if (first.visitor === second.visitor)
     return good(
-      "The cookie works. Some browsers drop it on other sites; there the widget uses the localStorage of your page, which counts as exactly.",
+      "Tested on the service's own site, where its cookie comes back. On your site it may be a third-party cookie, which some browsers drop. The widget then uses an id in your page's localStorage, and the count stays exact.",
     );
   return note(
-    "This browser or a proxy drops the cookie. The widget uses the localStorage of your page instead, which counts as exactly where pages may use it.",
+    "Tested on the service's own site: this browser or a proxy drops the cookie. The widget then uses an id in your page's localStorage, and the count stays exact wherever pages may use that.",
   );
 }
 
@@ -135,19 +135,17 @@ function openSocket(token: string): Promise<WebSocket | undefined> {
 }
 
 async function checkUpgrade(socket: WebSocket | undefined): Promise<Finding> {
-  if (socket) return good("A WebSocket opens, and the number arrives.");
-  const { status } = await fetch("ws");
+  if (socket) return good("A WebSocket opens, and the first number arrives.");
+  const { status } = await fetch(`${base}ws`);
   if (status === 426)
     return bad(
-      "No WebSocket opens, although its address answers. A proxy in front drops the Upgrade header. For nginx:",
+      "No WebSocket opens, although its address answers: a proxy in front drops the Upgrade header. In nginx:",
       UPGRADE_LINES,
     );
-  return bad(
-    `No WebSocket opens. Its address ${base}ws answers ${status} instead of 426, so a proxy sends the request elsewhere.`,
-  );
+  return bad(`No WebSocket opens, and its address ${base}ws answers ${status}, not 426: a proxy sends it elsewhere.`);
 }
 
-async function checkIdleConnection(
+async function checkTimeout(
   socket: WebSocket,
   { heartbeatSeconds }: Seen,
   tell: (words: string) => void,
@@ -165,13 +163,13 @@ async function checkIdleConnection(
   const lasted = seconds();
   if (end === undefined)
     return good(
-      `The connection is still open after ${lasted} s, so the pings arrive (HEARTBEAT_SECONDS=${heartbeatSeconds}).`,
+      `The connection is still open after ${lasted} s: the pings arrive (HEARTBEAT_SECONDS=${heartbeatSeconds}).`,
     );
-  if (end.code === 1012) return note("The service was restarted during the check. Reload this page.");
+  if (end.code === 1012) return note("The service was restarted in the meantime. Reload this page.");
   if (lasted > heartbeatSeconds + 1)
-    return bad(`The connection was closed after ${lasted} s. Pings or their answers do not arrive.`);
+    return bad(`The connection was closed after ${lasted} s: the pings or their answers are lost on the way.`);
   return bad(
-    `The connection was closed after ${lasted} s, before the first ping (HEARTBEAT_SECONDS=${heartbeatSeconds}). The timeout of a proxy in front is too short. Use one of these two settings:`,
+    `The connection was closed after ${lasted} s, before the first ping (HEARTBEAT_SECONDS=${heartbeatSeconds}): a proxy in front has a shorter timeout. Raise that timeout, or lower the setting:`,
     `proxy_read_timeout ${Math.max(60, 2 * heartbeatSeconds)}s;  # nginx\nHEARTBEAT_SECONDS=${Math.max(1, Math.floor(lasted / 2))}`,
   );
 }
@@ -189,7 +187,7 @@ async function show(
   const heading = document.createElement("h2");
   const words = document.createElement("p");
   heading.textContent = title;
-  words.textContent = "Checking …";
+  words.textContent = "Trying …";
   item.append(heading, words);
   byId("checks").append(item);
   const found = await Promise.resolve(check((text) => (words.textContent = text))).catch((error: Error) =>
@@ -206,31 +204,31 @@ async function show(
 
 function sum(isDone: boolean): void {
   const wrong = results.filter((result) => result === "bad").length;
-  const found = wrong === 0 ? "Everything works" : wrong === 1 ? "One problem found" : `${wrong} problems found`;
+  const found = wrong === 0 ? "Everything works" : wrong === 1 ? "One thing is wrong" : `${wrong} things are wrong`;
   byId("summary").textContent = isDone ? `${found}.` : `${found} so far. The last check takes a minute.`;
 }
 
 async function run(asked: string): Promise<void> {
   const url = siteUrl(asked);
   const name = url && (asked.includes("://") || url.port ? url.origin : hostOf(url));
-  const answer = await fetch(`check/request?site=${encodeURIComponent(name ?? "")}`);
+  const answer = await fetch(`${base}check/request?site=${encodeURIComponent(name ?? "")}`);
   if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
   const seen: Seen = await answer.json();
   await show("Site", () => checkSite(asked, seen));
   await show("Your address", () => checkAddress(seen));
-  await show("HTTPS", () => checkHttps(seen));
+  await show("Encryption", () => checkHttps(seen));
   await show("Host name", () => checkHost(seen));
   let token: string | undefined;
   await show("Token", async () => {
     ({ token } = await requestToken(true));
-    return good("The service answers this browser and grants a token.");
+    return good("The service grants this browser a token.");
   });
   if (token === undefined) return;
   await show("Cookies", () => checkCookie(seen));
   const socket = await openSocket(token);
   await show("WebSocket", () => checkUpgrade(socket));
   sum(socket === undefined);
-  if (socket) await show("Idle connection", (tell) => checkIdleConnection(socket, seen, tell));
+  if (socket) await show("Proxy timeout", (tell) => checkTimeout(socket, seen, tell));
 }
 
 const input = byId("site") as HTMLInputElement;
@@ -240,7 +238,7 @@ byId("form").addEventListener("submit", (event) => {
   location.search = `?site=${encodeURIComponent(input.value.trim())}`;
 });
 byId("snippet").textContent =
-  `<p><span data-headcount>–</span> online now</p>\n<script async src="${base}widget.js"></script>`;
+  `<p><span data-headcount>–</span> people here now</p>\n<script async src="${base}widget.js"></script>`;
 byId("policy").textContent = policyLines(base);
 run(input.value).then(
   () => sum(true),

@@ -6,7 +6,8 @@
 import { createChart, type History } from "./chart.ts";
 
 interface State {
-  node: {
+  /** Not on a public dashboard, as the refusals. */
+  node?: {
     runtime: string;
     startedAt: number;
     memory: number;
@@ -17,8 +18,16 @@ interface State {
     journalErrors: number;
     stale: boolean;
   };
-  refusals: Record<string, number>;
+  refusals?: Refusal[];
   sites: Site[];
+}
+/** Since the start of this node, and with a title in plain words. */
+interface Refusal {
+  reason: string;
+  title: string;
+  count: number;
+  /** The origins that were refused most. */
+  origins?: { origin: string; count: number }[];
 }
 interface Site {
   site: string;
@@ -42,31 +51,11 @@ const PATIENCE_MS = 10_000; // for an answer
 const FEW_PAGES = 10;
 const MANY_ROWS = 25;
 const MAX_MOST_READ = 1_000; // more pages are never in the list of reading times
+const FEW_ROWS = 8; // at first, on a phone
 
-const REFUSED: Record<string, string> = {
-  address: "Address on the deny list, or asked far too often",
-  bot: "Crawlers and headless browsers",
-  origin: "Origin that is not in SITES",
-  token: "Token that is old, used or forged",
-  body: "Request that is not understood",
-  page: "Page name that is not valid",
-  handshake: "Broken WebSocket handshake",
-  password: "Wrong password",
-  unknown: "No such address",
-  site: "Questions about a site that is not in SITES",
-  url: "Address too long",
-  size: "Request too large",
-  upgrade: "No upgrade to a WebSocket",
-  guesses: "Too many wrong passwords",
-  tokens: "Too many token requests (MAX_TOKENS_PER_IP)",
-  visitors: "Too many new visitors (MAX_VISITORS_PER_IP)",
-  visitor_pages: "Too many pages of one visitor (MAX_PAGES_PER_VISITOR)",
-  address_pages: "Too many pages of one address (MAX_PAGES_PER_IP)",
-  error: "Internal errors",
-  journal: "Questions while the journal could not be read",
-  full: "Full (MAX_CONNECTIONS)",
-  draining: "While restarting",
-};
+/** Relative addresses would inherit a user and a password from the address bar, and `fetch` refuses those. */
+const base = new URL(".", location.origin + location.pathname).href;
+const phone = matchMedia("(max-width: 48rem)");
 
 // ---- What the page knows ----
 
@@ -80,7 +69,7 @@ let state: State | undefined;
 let readings: Reading[] = [];
 let sorting: { by: keyof Reading; descending: boolean } = { by: "seconds", descending: true };
 let allPages = false;
-let shownRows = MANY_ROWS;
+let shownRows = phone.matches ? FEW_ROWS : MANY_ROWS;
 
 let timer = 0; // of the next question for the state
 let heardAt: number | undefined; // when the service last answered it
@@ -180,8 +169,9 @@ function showSites(sites: Site[]): void {
 function show(its: State): void {
   showSites(its.sites);
   showNow(its);
-  showRefusals(its.refusals);
-  showNode(its);
+  for (const card of document.querySelectorAll("details")) card.hidden = its.node === undefined;
+  showRefusals(its.refusals ?? []);
+  if (its.node) showNode(its.node);
 }
 
 const rangeButtons = byId("ranges").querySelectorAll("button");
@@ -196,10 +186,12 @@ function showNow({ node, sites }: State): void {
   write(byId("site"), site ?? location.host);
   write(byId("visitors"), number.format(visitors));
   write(byId("open-pages"), number.format(its?.openPages ?? 0));
+  write(byId("visitors-word"), visitors === 1 ? "person now" : "people now");
+  write(byId("open-pages-word"), its?.openPages === 1 ? "open page" : "open pages");
   write(byId("peak"), its ? number.format(its.peak) : "–");
   write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
   write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * 60_000)})` : "");
-  byId("visitors").classList.toggle("stale", node.stale);
+  byId("visitors").classList.toggle("stale", node?.stale === true);
   const title = `${number.format(visitors)} online now – Headcount`;
   if (document.title !== title) document.title = title;
   chart.raise(visitors);
@@ -217,17 +209,33 @@ function showPages(pages: Site["pages"]): void {
   write(more, allPages ? "Show fewer" : `Show all ${number.format(open.length)}`);
 }
 
-function showRefusals(refusals: State["refusals"]): void {
-  const counted = Object.entries(refusals).map(([reason, value]) => ({ name: REFUSED[reason] ?? reason, value }));
-  counted.sort((a, b) => b.value - a.value);
-  showBars(byId("refusals"), counted);
-  byId("no-refusals").hidden = counted.length > 0;
+function showRefusals(refusals: Refusal[]): void {
+  const largestFirst = [...refusals];
+  largestFirst.sort((a, b) => b.count - a.count);
+  const items = largestFirst.flatMap(({ title, count, origins = [] }) =>
+    [rowOf(title, count)].concat(origins.map(originRow)),
+  );
+  const list = byId("refusals");
+  if (list.textContent !== items.map(({ textContent }) => textContent).join("")) list.replaceChildren(...items);
+  byId("no-refusals").hidden = refusals.length > 0;
 }
 
-function showNode({ node }: State): void {
+/** Leads to what would allow the origin. */
+function originRow({ origin, count }: { origin: string; count: number }): HTMLElement {
+  const link = create("a", origin);
+  link.href = `${base}check?site=${encodeURIComponent(origin)}`;
+  const row = rowOf(link, count);
+  row.className = "part";
+  return row;
+}
+
+const rowOf = (name: Node | string, count: number): HTMLElement =>
+  create("div", create("dt", name), create("dd", number.format(count)));
+
+function showNode(node: NonNullable<State["node"]>): void {
   const { engine, stale, connections, maxConnections } = node;
   const rows: [name: string, value: string, isBad?: boolean][] = [
-    ["Status", stale ? "no connection to Redis" : "OK", stale],
+    ["State", stale ? "no connection to Redis" : "ok", stale],
     ["Running for", duration(Math.max(0, Date.now() - node.startedAt) / 1000)],
     [
       "Connections",
@@ -292,7 +300,7 @@ function showReadings(): void {
 
 /** @throws {Response | Error} */
 async function ask<Answer>(path: string, signal: AbortSignal): Promise<Answer> {
-  const response = await fetch(path, { signal });
+  const response = await fetch(base + path, { signal });
   if (!response.ok) throw response;
   return response.json();
 }
@@ -315,7 +323,7 @@ async function poll(): Promise<void> {
       site = largest?.site;
       isChosen = largest !== undefined && largest.visitors > 0;
     }
-    if (state.node.stale)
+    if (state.node?.stale)
       showLink("stale", "No connection to Redis. These are the last known totals plus changes on this node");
     else showLink("live", "Live");
     show(state);
@@ -347,7 +355,7 @@ async function load(): Promise<void> {
       ask<{ pages: Reading[] }>(`reading?${about}`, signal),
     ]);
     byId("chart").classList.remove("unknown");
-    chart.show(history, isNew);
+    chart.show({ ...history, since: firstKnownMinute(history) }, isNew);
     readings = reading.pages;
     showReadings();
     if (state) showNow(state);
@@ -358,12 +366,18 @@ async function load(): Promise<void> {
   }
 }
 
+/** From when on the service knows how many people were there: since its start it knows, also when nobody was. */
+function firstKnownMinute({ since, points }: History): number {
+  const started = Math.floor((state?.node?.startedAt ?? Date.now()) / 60_000);
+  return Math.min(started, since ?? points[0]?.minute ?? Infinity);
+}
+
 // ---- Choosing ----
 
 function choose(nextSite: string | undefined, nextRange: string): void {
   if (nextSite !== site) {
     allPages = false;
-    shownRows = MANY_ROWS;
+    shownRows = phone.matches ? FEW_ROWS : MANY_ROWS;
     readings = [];
     showReadings();
   }
@@ -376,7 +390,14 @@ function choose(nextSite: string | undefined, nextRange: string): void {
   void load();
 }
 
+/** On a phone, what stands last is folded. */
+function fold(): void {
+  for (const card of document.querySelectorAll("details")) card.open = !phone.matches;
+}
+
 function start(): void {
+  fold();
+  phone.addEventListener("change", fold);
   for (const button of rangeButtons) button.onclick = () => choose(site, button.value);
   for (const [by, words] of COLUMNS) {
     const button = create("button", words);
