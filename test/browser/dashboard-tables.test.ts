@@ -28,8 +28,8 @@ suite("dashboard tables", ["chromium"], () => {
     await page.keyboard.press("Shift+Tab");
     await page.keyboard.press("Enter"); // by name, where 9 comes before 10
     expect(await page.locator("#reading th").allTextContents()).toEqual(pages.slice(0, 25));
-    await page.getByRole("button", { name: "Show 25 more of 35" }).press("Enter");
-    await page.getByRole("button", { name: "Show 10 more of 10" }).press("Enter");
+    await page.getByRole("button", { name: "Show 25 more (35 left)" }).press("Enter");
+    await page.getByRole("button", { name: "Show 10 more (10 left)" }).press("Enter");
     expect(await page.locator("#reading tr").count()).toBe(60);
     expect(errors).toEqual([]);
   });
