@@ -145,11 +145,14 @@ function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
 async function siteState({ live, engine, journal, totals }: StatsRoutesOptions, name: string) {
   const site = live.site(name);
   const pages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
+  const counted = await engine.siteTotals(name, totals.day).catch(() => undefined);
   return {
     site: name,
     visitors: site?.room.total ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
     openPages: site?.audience ?? 0,
-    ...(await engine.siteTotals(name, totals.day).catch(() => undefined)),
+    total: counted?.total,
+    today: counted?.today,
+    visitorsEver: counted?.visitors,
     peak: await journal.peak(name),
     highest: await engine.highest(name).catch(() => undefined),
     pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_SITES),
