@@ -6,8 +6,19 @@ import type { Context, Env, Handler, Hono } from "hono";
 import { ownOrigin } from "./names.ts";
 
 /** Files made by build.ts. The bundled server carries them inside; from source they are read from `dist/`. */
-export const ASSETS = ["widget.js", "debug.js", "home.html", "dashboard.html", "check.html", "README.md"] as const;
+export const ASSETS = [
+  "widget.js",
+  "busuanzi.js",
+  "debug.js",
+  "home.html",
+  "dashboard.html",
+  "check.html",
+  "README.md",
+] as const;
 export type Assets = Record<(typeof ASSETS)[number], string>;
+
+/** Themes append `busuanzi.pure.mini.js` or `js` to the address that an owner sets. */
+const BUSUANZI_PATHS = ["/busuanzi.js", "/busuanzi.pure.mini.js", "/js"];
 
 const CSP =
   "default-src 'none'; script-src 'self' 'nonce-{{nonce}}'; style-src 'nonce-{{nonce}}'; connect-src 'self'; " +
@@ -49,6 +60,8 @@ export function addOwnPages<E extends Env>(app: Hono<E>, assets: Assets, trustPr
     return c.html(assets[name].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
   };
   for (const name of ["widget.js", "debug.js"] as const) app.get(`/${name}`, scriptHandler(assets[name]));
+  const busuanzi = scriptHandler(assets["busuanzi.js"]);
+  for (const path of BUSUANZI_PATHS) app.get(path, busuanzi);
   app.get("/", page("home.html"));
   app.get("/check", page("check.html"));
   app.get("/docs", (c) => c.body(assets["README.md"], 200, { "Content-Type": "text/plain; charset=utf-8" }));

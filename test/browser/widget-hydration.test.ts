@@ -5,7 +5,7 @@ import { engines } from "../support/engines.ts";
 import { observerScript, onServer, script } from "../support/frameworks.ts";
 import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
-import { endSites, serve, shows } from "../support/site.ts";
+import { endSites, serve, shows } from "../support/embedding-site.ts";
 import { once, sleep, until } from "../support/waiting.ts";
 
 setDefaultTimeout(60_000);

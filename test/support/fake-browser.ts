@@ -1,11 +1,13 @@
 /**
- * A browser for the widget as it ships, bundled and minified, in a happy-dom window. All that the widget touches of a
- * browser is an argument: the clock, randomness, network and sockets belong to the test, so a minute takes no time.
+ * A browser for the widget, and for the scripts around it, as they ship, bundled and minified, in a happy-dom window. All
+ * that they touch of a browser is an argument: the clock, randomness, network and sockets belong to the test, so a minute
+ * takes no time.
  */
 import { Window } from "happy-dom";
 import { browser } from "../../build.ts";
 
-const code = browser("widget/widget.ts");
+const codes: Record<string, string> = {};
+const codeOf = (script: string) => (codes[script] ??= browser(`widget/${script}.ts`));
 export const SECOND = 1000;
 export const MINUTE = 60 * SECOND;
 export const DAY = 24 * 60 * MINUTE;
@@ -255,10 +257,11 @@ export class Page {
     Object.defineProperty(this.document, name, { value, configurable: true });
   }
 
-  /** Runs the script as a browser does when it has loaded it for this tag. */
+  /** Runs the script that the tag names as a browser does when it has loaded it. */
   paste(tag = TAG): void {
     const holder = this.document.createElement("div");
     holder.innerHTML = tag;
+    const code = codeOf(/(busuanzi|list)\.js/.exec(tag)?.[1] ?? "widget");
     this.set("currentScript", holder.firstChild);
     // oxlint-disable-next-line no-new-func, typescript/no-implied-eval -- nothing else gives a script other globals
     new Function(...Object.keys(this.#scope), code)(...Object.values(this.#scope));
