@@ -210,15 +210,17 @@ local part, mark_ttl, max_pages, other, ttl, readings = unpack(ARGV, 1, 6)
 if redis.call("GET", mark) == part then return {0, ""} end
 redis.call("SET", mark, part, "EX", mark_ttl)
 
+local changed = {} -- page -> its histogram
 local function add_reading(page, bucket, views, ms)
   local is_known = redis.call("ZSCORE", most_read, page)
   if not is_known and redis.call("ZCARD", most_read) >= tonumber(max_pages) then page = other end
   redis.call("ZINCRBY", most_read, ms, page)
-  local is_sound, histogram = pcall(cjson.decode, redis.call("HGET", histograms, page) or "{}")
-  if not is_sound then histogram = {} end -- a damaged one counts as empty
-  local sum = (histogram[bucket] or 0) + views
-  histogram[bucket] = sum ~= 0 and sum or nil
-  redis.call("HSET", histograms, page, cjson.encode(histogram))
+  if not changed[page] then
+    local is_sound, histogram = pcall(cjson.decode, redis.call("HGET", histograms, page) or "{}")
+    changed[page] = is_sound and histogram or {} -- a damaged one counts as empty
+  end
+  local sum = (changed[page][bucket] or 0) + views
+  changed[page][bucket] = sum ~= 0 and sum or nil
 end
 
 local function raise_peak(day, minute, offset, expires, peak)
@@ -244,6 +246,7 @@ for _ = 1, tonumber(readings) do
   try(add_reading, unpack(ARGV, at, at + 3))
   at = at + 4
 end
+for page, histogram in pairs(changed) do redis.call("HSET", histograms, page, cjson.encode(histogram)) end
 for peak = 5, #KEYS do
   try(raise_peak, KEYS[peak], unpack(ARGV, at, at + 3))
   at = at + 4

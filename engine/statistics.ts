@@ -57,7 +57,7 @@ interface SiteEntries {
   readonly views: ViewSum[];
 }
 
-const MAX_PART = 500; // entries: 2,500 arguments, and about 2 ms of Redis
+const MAX_PART = 250; // entries: 1,000 arguments, and about 2 ms of Redis where pages have many buckets
 const MAX_TRIES = 10; // of one part; each call of `record` makes one or two
 const PARALLEL_SITES = 4; // between these scripts Redis has time for counts
 const DAY_SECONDS = 86_400;
