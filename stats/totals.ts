@@ -174,8 +174,11 @@ export class Totals {
     }
   }
 
-  /** Reads numbers again where they are old. @param now milliseconds of a monotonic clock */
-  async refresh(site: string, page: string, now: number): Promise<void> {
+  /**
+   * Reads numbers again where they are old. True when the views of the page were not known before.
+   * @param now milliseconds of a monotonic clock
+   */
+  async refresh(site: string, page: string, now: number): Promise<boolean> {
     const ofSite = this.#site(site);
     const ofPage = this.#page(pageKey(site, page));
     const { store } = this.#options;
@@ -183,7 +186,9 @@ export class Totals {
     if (now >= ofSite.expiresAt) reads.push(this.#read(ofSite, now, () => store.siteTotals(site, this.day)));
     if (now >= ofPage.expiresAt)
       reads.push(this.#read(ofPage, now, async () => (await store.pageViews(site, [page]))[0] ?? 0));
+    const wasKnown = ofPage.stored !== undefined;
     await Promise.all(reads);
+    return !wasKnown && ofPage.stored !== undefined;
   }
 
   /** The numbers for a page, as far as they are known. */

@@ -4,6 +4,7 @@
  * written. Each part of the page has one function that draws it from what was last heard.
  */
 import { createChart, type History } from "./chart.ts";
+import { visible } from "./visible.ts";
 
 interface State {
   /** Not on a public dashboard, as the refusals. */
@@ -201,7 +202,7 @@ function showNow({ node, sites }: State): void {
 function showPages(pages: Site["pages"]): void {
   const open = pages
     .filter(({ visitors }) => visitors > 0)
-    .map(({ page, visitors }) => ({ name: page, value: visitors }));
+    .map(({ page, visitors }) => ({ name: visible(page), value: visitors }));
   showBars(byId("pages"), allPages ? open : open.slice(0, FEW_PAGES));
   byId("no-pages").hidden = open.length > 0;
   const more = byId("more-pages");
@@ -277,9 +278,10 @@ function showReadings(): void {
   const sorted = [...readings];
   sorted.sort((a, b) => (descending ? compare(b, a) : compare(a, b)));
   const cells = sorted.slice(0, shownRows).map(({ page, views, seconds, median, p90 }) => {
-    const name = create("th", create("span", page));
+    const shown = visible(page);
+    const name = create("th", create("span", shown));
     name.scope = "row";
-    name.title = page;
+    name.title = shown;
     const figures = [number.format(views), duration(seconds), duration(median), duration(p90)];
     return create("tr", name, ...figures.map((figure) => create("td", figure)));
   });
