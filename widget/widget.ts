@@ -51,7 +51,7 @@ function headcount(script: HTMLScriptElement) {
   // What is shown
   let counts: Counts = {};
   let state: HeadcountState = "connecting";
-  let expiry = -1; // timer that removes a stale number; 0: the number is confirmed; -1: there was no number yet
+  let expiry: number; // timer that removes a stale number
   let pace = 0; // how long the next repaint waits
 
   // The connection
@@ -111,29 +111,28 @@ function headcount(script: HTMLScriptElement) {
 
   const receive = ({ stale, ...news }: Frame) => {
     clearTimeout(expiry);
-    expiry = 0;
     pace = 0;
     counts = { ...counts, ...news };
-    state = stale ? "stale" : "live";
-    show();
+    state = "live";
+    (stale ? fade : show)();
   };
 
   /** The number is not confirmed any more: it is stale at once, and removed after a while. */
   const fade = () => {
-    if (expiry) return;
+    if (state !== "live") return;
+    state = "stale";
     expiry = setTimeout(() => {
       counts = {};
       show();
     }, STALE_MS);
-    state = "stale";
     show();
   };
 
   // ---- Connection: token → socket → frames ----
 
-  const arm = (ms: number, next: () => void, floorMs = ms) => {
+  const arm = (next: () => void, floorMs: number, jitterMs = 0) => {
     clearTimeout(timer);
-    timer = setTimeout(next, ms);
+    timer = setTimeout(next, Math.min(MAX_WAIT_MS, Math.max(MIN_WAIT_MS, floorMs + jitterMs)));
     deadline = Date.now() + floorMs;
   };
 
@@ -159,13 +158,13 @@ function headcount(script: HTMLScriptElement) {
   const connect = () => {
     attempt.abort();
     const { signal } = (attempt = new AbortController());
-    arm(CONNECT_MS, lose);
+    arm(lose, CONNECT_MS);
     turn();
     const converse = async () => {
       // Something between this page and the service breaks sockets but not HTTP: the page shows the number all the same.
       if (failures >= SOCKET_FAILURES) {
         receive(await request("count?page=" + encodeURIComponent(page)));
-        if (++failures % POLL_TURNS) return arm(POLL_MS, connect);
+        if (++failures % POLL_TURNS) return arm(connect, POLL_MS);
       }
       const id = visitor();
       const answer = await request("token", {
@@ -184,7 +183,7 @@ function headcount(script: HTMLScriptElement) {
       };
       socket.onmessage = ({ data }) => {
         failures = 0;
-        arm(FRESH_MS, lose);
+        arm(lose, FRESH_MS);
         receive(JSON.parse(data));
         tell();
       };
@@ -203,30 +202,24 @@ function headcount(script: HTMLScriptElement) {
       failures = 0;
       fade();
       if (signal.aborted) return;
-      if (/^40[34]$/.test(refusal.status)) halt(refusal.status + " " + (await refusal.text()));
+      if (/^40[34]$/.test(refusal.status)) leave(refusal.status + " " + (await refusal.text()));
       else lose(refusal.headers?.get("Retry-After") * 1000 || 0);
     });
   };
 
   /** There is no connection any more, or none was made. Tries again after the floor and full jitter over the window. */
-  const lose = (floorMs = 0, windowMs = 0) => {
+  const lose = (floorMs = 0, windowMs?: number) => {
     attempt.abort();
     if (!failures) fade(); // otherwise the number is stale already, or polled
-    const backoff = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** losses++);
-    const wait = failures > SOCKET_FAILURES ? POLL_MS : floorMs + Math.random() * (windowMs || backoff);
-    arm(Math.min(MAX_WAIT_MS, Math.max(MIN_WAIT_MS, wait)), connect, floorMs);
+    if (failures > SOCKET_FAILURES) arm(connect, POLL_MS);
+    else arm(connect, floorMs, Math.random() * (windowMs || Math.min(MAX_BACKOFF_MS, 1000 * 2 ** losses++)));
   };
 
-  const leave = () => {
-    attempt.abort();
-    arm(MAX_WAIT_MS, connect);
-    fade();
-  };
-
-  /** Another attempt would fail too. */
-  const halt = (why: string) => {
-    leave();
-    warn(why);
+  /** Stays away for good, where another attempt would fail too, or until `deadline` is set. */
+  const leave = (why?: string) => {
+    failures = 0;
+    lose(Infinity);
+    if (why) warn(why);
   };
 
   // ---- View: which page, and whether somebody reads it ----
@@ -244,7 +237,8 @@ function headcount(script: HTMLScriptElement) {
   };
 
   /** Tells the service what has changed since it was told last. */
-  const tell = () => {
+  const tell = (reads = present) => {
+    present = reads;
     if (socket?.readyState !== 1) return;
     if (turn()) {
       active = again = true;
@@ -257,13 +251,9 @@ function headcount(script: HTMLScriptElement) {
   };
 
   const input = () => {
-    present = !document.hidden;
     clearTimeout(idle);
-    idle = setTimeout(() => {
-      present = false;
-      tell();
-    }, IDLE_MS);
-    tell();
+    idle = setTimeout(() => tell(false), IDLE_MS);
+    tell(!document.hidden);
   };
 
   const wake = () => {
@@ -295,7 +285,7 @@ function headcount(script: HTMLScriptElement) {
     deadline = 0; // a page that comes back from the bfcache connects
   });
   on("securitypolicyviolation", ({ blockedURI, disposition }) => {
-    if (blockedURI === asked && disposition === "enforce") halt(`CSP needs connect-src ${server} ${socketServer}`);
+    if (blockedURI === asked && disposition === "enforce") leave(`CSP needs connect-src ${server} ${socketServer}`);
   });
   show();
   repaint();
