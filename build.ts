@@ -9,7 +9,7 @@ import { type BuildOptions, buildSync } from "esbuild";
 import { minify_sync as minify } from "terser";
 
 /** Bytes of Brotli, paid by every visitor of every site. Lower it when the widget gets smaller; never raise it. */
-const WIDGET_BUDGET = 1726;
+const WIDGET_BUDGET = 1695;
 
 /** What the service serves: x.js is made from widget/x.ts, x.html from widget/pages/x.html; an image stays as it is. */
 const ASSETS = ["widget.js", "debug.js", "badge.svg", "home.html", "dashboard.html", "check.html"];

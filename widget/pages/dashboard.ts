@@ -210,15 +210,15 @@ function showPages(pages: Site["pages"]): void {
 }
 
 function showRefusals(refusals: Refusal[]): void {
-  const items = largestFirst(refusals).flatMap(({ title, count, origins = [] }) =>
-    [rowOf(title, count)].concat(largestFirst(origins).map(originRow)),
+  const items = byCount(refusals).flatMap(({ title, count, origins = [] }) =>
+    [rowOf(title, count)].concat(byCount(origins).map(originRow)),
   );
   const list = byId("refusals");
   if (list.textContent !== items.map(({ textContent }) => textContent).join("")) list.replaceChildren(...items);
   byId("no-refusals").hidden = refusals.length > 0;
 }
 
-function largestFirst<Item extends { count: number }>(items: Item[]): Item[] {
+function byCount<Item extends { count: number }>(items: Item[]): Item[] {
   const sorted = [...items];
   sorted.sort((a, b) => b.count - a.count);
   return sorted;
