@@ -10,7 +10,7 @@ import { minify_sync as minify } from "terser";
 import { ASSETS, type Assets } from "./edge/pages.ts";
 
 /** Bytes of Brotli, paid by every visitor of every site. Lower a budget when its script gets smaller; never raise it. */
-const BUDGETS: Record<string, number> = { "widget.js": 1726, "busuanzi.js": 2200 };
+const BUDGETS: Record<string, number> = { "widget.js": 1700, "busuanzi.js": 2200 };
 
 const here = import.meta.dirname;
 const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8")) as { version: string };

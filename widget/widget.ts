@@ -94,7 +94,7 @@ function headcount(script: HTMLScriptElement) {
   /** Elements that come later, or whose text a framework writes again, show the number without an event. */
   const repaint = () => {
     paint();
-    observer.observe(document, { subtree: true, childList: true, characterData: true });
+    observer.observe(document, { subtree: true, characterData: true, childList: true });
   };
 
   // Between a change and the repaint nothing is observed. So a page that changes all the time costs little, and another
@@ -168,8 +168,8 @@ function headcount(script: HTMLScriptElement) {
       }
       const id = visitor();
       const answer = await request("token", {
-        method: "POST",
         credentials: "include",
+        method: "POST",
         // A text, which needs no preflight
         body: JSON.stringify({ page, again, observe: observe || id === "off", visitor: id }),
       });
@@ -187,7 +187,7 @@ function headcount(script: HTMLScriptElement) {
         receive(JSON.parse(data));
         tell();
       };
-      socket.onclose = ({ code, reason }) => {
+      socket.onclose = ({ reason, code }) => {
         if (signal.aborted) return;
         lose(code === 1013 ? FULL_WAIT_MS : 0, +reason * 1000); // 1012 has a number for its reason, and no other
       };
@@ -196,13 +196,13 @@ function headcount(script: HTMLScriptElement) {
     // Two tabs that a new visitor opens in one instant must not become two visitors: the second tab waits until it can
     // read the id that the first one stored. A tab keeps the others waiting for as long as its attempt lasts at most.
     const conversation =
-      visitor() === undefined && navigator.locks ? navigator.locks.request(server, { signal }, converse) : converse();
+      navigator.locks && visitor() === undefined ? navigator.locks.request(server, { signal }, converse) : converse();
     conversation.catch(async (refusal: any) => {
       // HTTP failed: an answer that is an error, a network error (which has no properties of an answer), or a timeout.
       failures = 0;
       fade();
       if (signal.aborted) return;
-      if (/^40[34]$/.test(refusal.status)) leave(refusal.status + " " + (await refusal.text()));
+      if ([403, 404].includes(refusal.status)) leave(refusal.status + " " + (await refusal.text()));
       else lose(refusal.headers?.get("Retry-After") * 1000 || 0);
     });
   };
@@ -212,7 +212,7 @@ function headcount(script: HTMLScriptElement) {
     attempt.abort();
     if (!failures) fade(); // otherwise the number is stale already, or polled
     if (failures > SOCKET_FAILURES) arm(connect, POLL_MS);
-    else arm(connect, floorMs, Math.random() * (windowMs || Math.min(MAX_BACKOFF_MS, 1000 * 2 ** losses++)));
+    else arm(connect, floorMs, Math.random() * (windowMs || Math.min(1000 * 2 ** losses++, MAX_BACKOFF_MS)));
   };
 
   /** Stays away for good, where another attempt would fail too, or until `deadline` is set. */
@@ -226,7 +226,8 @@ function headcount(script: HTMLScriptElement) {
 
   /** Whether the page has another name now. */
   const turn = () => {
-    visitor(location.hash.split("#headcount-")[1]); // "off" or "on"
+    const choice = location.hash.split("#headcount-")[1]; // "off" or "on"
+    if (choice) visitor(choice);
     const name = script.dataset.page ?? location.pathname + ("hash" in script.dataset ? location.hash : "");
     if (name === page) return false;
     page = name;
@@ -258,7 +259,7 @@ function headcount(script: HTMLScriptElement) {
 
   const wake = () => {
     input();
-    if (document.hidden || Date.now() <= deadline) return;
+    if (Date.now() <= deadline || document.hidden) return;
     if (!failures) fade();
     connect();
   };
@@ -277,15 +278,16 @@ function headcount(script: HTMLScriptElement) {
     };
   }
   if ("debug" in script.dataset) void import(server + "debug.js"); // allowed by a CSP as this script was
-  on("popstate hashchange pointermove pointerdown keydown scroll", input); // a touch is a pointer, too
-  on("online resume visibilitychange prerenderingchange pageshow", wake);
+  on("keydown pointerdown pointermove scroll hashchange popstate", input); // a touch is a pointer, too
+  on("pageshow visibilitychange prerenderingchange resume online", wake);
   on("pagehide", () => {
     leave();
     again = false;
     deadline = 0; // a page that comes back from the bfcache connects
   });
   on("securitypolicyviolation", ({ blockedURI, disposition }) => {
-    if (blockedURI === asked && disposition === "enforce") leave(`CSP needs connect-src ${server} ${socketServer}`);
+    if (blockedURI === asked && disposition === "enforce")
+      leave("CSP needs connect-src " + server + " " + socketServer);
   });
   show();
   repaint();
@@ -322,4 +324,4 @@ const script =
   (document.currentScript as HTMLScriptElement | null) ??
   [...document.scripts].find(({ src }) => src && Error().stack!.includes(src));
 if (script) (history.headcount ?? headcount)(script);
-else warn("no <script src>");
+else warn("no <script>");

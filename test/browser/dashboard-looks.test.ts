@@ -63,9 +63,11 @@ suite("dashboard looks", ["chromium"], () => {
     const { page, errors } = await dashboard(service);
     await until("refusals", async () => (await page.locator("#refusals .part").count()) === 2);
     expect(await page.locator("#refusals div").first().innerText()).toMatch(/^Origin not allowed\s+3$/);
-    expect(await page.locator("#refusals .part").allInnerTexts()).toEqual(
-      expect.arrayContaining([expect.stringMatching(/^https:\/\/shop\.example\s+2$/)]),
-    );
+    const origins = await page.locator("#refusals .part").allInnerTexts();
+    expect(origins.map((row) => row.replace(/\s+/g, " "))).toEqual([
+      "https://shop.example 2",
+      "https://www.a.example 1",
+    ]);
     expect(await page.locator("#no-refusals").isVisible()).toBe(false);
     await picture(page, "refused");
     await page.getByRole("link", { name: "https://shop.example" }).click();

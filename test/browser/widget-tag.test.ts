@@ -44,7 +44,7 @@ function tags(engine: Engine): void {
     const beside = await open(`${element}<script type="text/plain" src="${url}/widget.js"></script>${imported}`);
     await shows(beside, "1 live");
     const alone = await open(element + imported);
-    expect((await settled(alone, 500)).warned).toEqual(["headcount: no <script src>"]);
+    expect((await settled(alone, 500)).warned).toEqual(["headcount: no <script>"]);
   });
 
   test("eval of the widget's text asks for a tag, once", async () => {
@@ -53,7 +53,7 @@ function tags(engine: Engine): void {
       `${element}<script type="module">eval(await (await fetch("${url}/widget.js")).text())</script>`,
     );
     expect(await settled(tab, 500)).toEqual({
-      warned: ["headcount: no <script src>"],
+      warned: ["headcount: no <script>"],
       asked: [`${url}/widget.js`],
     });
   });

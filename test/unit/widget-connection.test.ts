@@ -31,6 +31,6 @@ describe("widget: connection", () => {
     const page = new Page({ tag: "" });
     expect(page.requests).toEqual([]);
     expect(page.events).toEqual([]);
-    expect(page.warnings).toEqual(["headcount: no <script src>"]);
+    expect(page.warnings).toEqual(["headcount: no <script>"]);
   });
 });

@@ -211,14 +211,18 @@ function showPages(pages: Site["pages"]): void {
 }
 
 function showRefusals(refusals: Refusal[]): void {
-  const largestFirst = [...refusals];
-  largestFirst.sort((a, b) => b.count - a.count);
-  const items = largestFirst.flatMap(({ title, count, origins = [] }) =>
-    [rowOf(title, count)].concat(origins.map(originRow)),
+  const items = byCount(refusals).flatMap(({ title, count, origins = [] }) =>
+    [rowOf(title, count)].concat(byCount(origins).map(originRow)),
   );
   const list = byId("refusals");
   if (list.textContent !== items.map(({ textContent }) => textContent).join("")) list.replaceChildren(...items);
   byId("no-refusals").hidden = refusals.length > 0;
+}
+
+function byCount<Item extends { count: number }>(items: Item[]): Item[] {
+  const sorted = [...items];
+  sorted.sort((a, b) => b.count - a.count);
+  return sorted;
 }
 
 /** Leads to what would allow the origin. */
