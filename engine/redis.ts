@@ -307,12 +307,13 @@ export class RedisEngine implements Engine {
     this.#options.log("info", "Redis is back");
     this.#maintain();
     this.cluster.back();
-    this.#totals.check().catch(() => {}); // deliberate: Redis is away again, and the link reports that
+    void this.#totals.check();
   }
 
   #maintain(): void {
     if (this.#link.isAway) return;
     void this.#secrets.restore();
     void this.#clock.measure();
+    void this.#totals.restore();
   }
 }

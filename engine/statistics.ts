@@ -140,7 +140,6 @@ export class RedisStatistics implements StatsStore {
       throw new Error(`Redis takes no statistics: ${messageOf(obstacle)}`, { cause: obstacle });
     for (const [site, ofSite] of entriesBySite(entries)) this.#enqueue(site, ofSite);
     await this.#sendAll();
-    await this.#totals.restore().catch(() => {}); // the next call tries again, and the link reports that Redis is away
   }
 
   #enqueue(site: string, { readings, peaks, views }: SiteEntries): void {
