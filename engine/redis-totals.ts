@@ -24,6 +24,9 @@
  *     most what a site has counted in 5 s
  *   - after Redis came back with old data: what a node adds before the first node notices that. All nodes look as soon as
  *     Redis is back
+ *   - what nodes have not restored when Redis loses its data again, or when the day ends: they restore it within 3 s
+ *
+ * A node that starts for the first time in the 3 s after Redis lost the day's secret counts today's visitors once more.
  */
 
 import { LRUCache } from "lru-cache";
@@ -122,6 +125,7 @@ export class RedisTotals implements TotalsStore {
   #hashCount = 0;
   /** Sites whose epoch is a new one, and how often it was tried to restore them. */
   readonly #lost = new Map<string, number>();
+  #isRestoring = false;
 
   /** @param mark the name of the key with this node's last part, in each site */
   constructor(link: Link, options: Required<Options>, mark: string) {
@@ -211,10 +215,10 @@ export class RedisTotals implements TotalsStore {
     restores: boolean,
   ): Promise<void> {
     const known = this.#site(site).visitors;
-    const knownToday = this.#cells.get(cellKey(site, visitorsCell(day)));
+    const ofDay = this.#cells.get(cellKey(site, visitorsCell(day)));
     const keys = ["counts", "days", `day:${day}`].map((name) => this.#key(site, name));
-    const numbers = [known?.lastDay ?? 0, known?.earlier ?? 0, known?.newcomers ?? 0, knownToday?.value ?? 0];
-    const args: (string | number)[] = [day, DAY_TTL_SECONDS, restores ? 1 : 0, known?.epoch ?? "", ...numbers];
+    const args: (string | number)[] = [day, DAY_TTL_SECONDS, restores ? 1 : 0, ofDay?.value ?? 0, ofDay?.epoch ?? ""];
+    args.push(known?.lastDay ?? 0, known?.earlier ?? 0, known?.newcomers ?? 0, known?.epoch ?? "");
     for (const [hash, isFirstDay] of hashes) args.push(isFirstDay ? 1 : 0, hash);
     const reply = (await this.#link.run(VISITORS, keys, args)) as VisitorsReply;
     const [epoch, lastDay, earlier, newcomers, visitors] = reply;
@@ -290,45 +294,55 @@ export class RedisTotals implements TotalsStore {
 
   // Restoring
 
-  /** Redis is back: looks whether it still has what it has confirmed to this node, and restores what it has lost. */
+  /** Redis is back: looks whether it still has what it has confirmed to this node. Never rejects. */
   async check(): Promise<void> {
     const known = Array.from(this.#sites.entries(), ([site, { epoch }]) => ({ site, isCounted: epoch !== undefined }));
-    for (const { site, isCounted } of known) if (isCounted) await this.#change(site, new Map(), 0, undefined);
+    try {
+      for (const { site, isCounted } of known) if (isCounted) await this.#change(site, new Map(), 0, undefined);
+    } catch {
+      return; // deliberate: Redis is away again, and the link reports that
+    }
     await this.restore();
   }
 
-  /** Tells Redis what it has lost. @throws {Error} when Redis takes nothing now; the next call tries again */
+  /** Tells Redis what it has lost. Never rejects: the next beat tries again. */
   async restore(): Promise<void> {
-    for (const [site, tries] of this.#lost) {
-      try {
-        const epoch = this.epochOf(site);
-        await this.#restoreSite(site);
-        if (this.epochOf(site) === epoch) this.#lost.delete(site); // else Redis has lost its data once more
-      } catch (error) {
-        if (isTemporary(error)) throw error;
-        this.#lost.set(site, tries + 1);
-        if (tries + 1 < MAX_RESTORES) continue;
-        this.#lost.delete(site);
-        this.#options.log("error", "totals that Redis has lost cannot be restored", {
-          site,
-          message: messageOf(error),
-        });
-      }
+    if (this.#isRestoring) return;
+    this.#isRestoring = true;
+    for (const site of this.#lost.keys()) if (!(await this.#tryToRestore(site))) break;
+    this.#isRestoring = false;
+  }
+
+  /** False when Redis takes nothing now. */
+  async #tryToRestore(site: string): Promise<boolean> {
+    try {
+      const epoch = this.epochOf(site);
+      await this.#restoreSite(site);
+      if (this.epochOf(site) === epoch) this.#lost.delete(site); // else Redis has lost its data once more
+      return true;
+    } catch (error) {
+      if (isTemporary(error)) return false;
+      const tries = (this.#lost.get(site) ?? 0) + 1;
+      this.#lost.set(site, tries);
+      if (tries < MAX_RESTORES) return true;
+      this.#lost.delete(site);
+      this.#options.log("error", "totals that Redis has lost cannot be restored", { site, message: messageOf(error) });
+      return true;
     }
   }
 
   async #restoreSite(site: string): Promise<void> {
     const { epoch, visitors, hashes } = this.#site(site);
-    const ofToday = visitorsCell(this.#day); // follows from the set
+    const day = this.#day; // another day may begin while this waits
+    const entries = [...hashes];
     const names = Array.from(this.#cells.values(), (cell) => cell)
-      .filter((cell) => cell.site === site && cell.epoch !== epoch && cell.name !== ofToday)
+      .filter((cell) => cell.site === site && cell.epoch !== epoch && cell.name !== visitorsCell(day))
       .map(({ name }) => name);
     for (let from = 0; from < names.length; from += CHUNK)
       await this.#change(site, new Map(names.slice(from, from + CHUNK).map((name) => [name, 0])), 0, undefined);
-    const entries = [...hashes];
     if (visitors !== undefined && visitors.epoch !== epoch) await this.#enter(site, visitors.lastDay, [], true);
     for (let from = 0; from < entries.length; from += CHUNK)
-      await this.#enter(site, this.#day, entries.slice(from, from + CHUNK), true);
+      await this.#enter(site, day, entries.slice(from, from + CHUNK), true);
   }
 
   /** Redis named the epoch of a site; undefined when it has none. */

@@ -315,7 +315,7 @@ export class RedisEngine implements Engine {
     this.#options.log("info", "Redis is back");
     this.#maintain();
     this.cluster.back();
-    this.#totals.check().catch(() => {}); // deliberate: Redis is away again, and the link reports that
+    void this.#totals.check();
   }
 
   #maintain(): void {
@@ -323,5 +323,6 @@ export class RedisEngine implements Engine {
     void this.#secrets.restore();
     void this.#clock.measure();
     void this.cluster.beat(performance.now());
+    void this.#totals.restore();
   }
 }

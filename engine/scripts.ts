@@ -375,17 +375,19 @@ return {epoch, is_of_past_epoch and 1 or 0, refused, reason, values}
  * of the day of this call}.
  *
  * KEYS: counts, days, set of the day.
- * ARGV: day, life of the set in s, 1 if the node restores visitors who were counted before, epoch of what the node knows,
- * and what it knows: last day, visitors before that day, newcomers of that day, visitors of the day of this call; then for each visitor: 1 for a newcomer, else 0, and the hash.
+ * ARGV: day, life of the set in s, 1 if the node restores visitors who were counted before; visitors of the day as the node
+ * knows them, and the epoch of that; last day, visitors before that day and newcomers of that day as the node knows them, and
+ * the epoch of that; then for each visitor: 1 for a newcomer, else 0, and the hash.
  */
 export const VISITORS = script(`${TOTALS_COMMON}
 local counts, days, set = unpack(KEYS)
-local day, ttl, restores, known_epoch, known_day, known_earlier, known_newcomers, known_visitors = unpack(ARGV, 1, 8)
+local day, ttl, restores, known_visitors, visitors_epoch = unpack(ARGV, 1, 5)
+local known_day, known_earlier, known_newcomers, known_epoch = unpack(ARGV, 6, 9)
 day = tonumber(day)
 local function newcomers_in_set() return redis.call("ZCOUNT", set, 1, 1) end
 local newcomers_before = newcomers_in_set()
 local epoch = redis.call("HGET", counts, "epoch") or begin_epoch(counts)
-if #ARGV > 8 then redis.call("ZADD", set, unpack(ARGV, 9)) end
+if #ARGV > 9 then redis.call("ZADD", set, unpack(ARGV, 10)) end
 if redis.call("TTL", set) == -1 then redis.call("EXPIRE", set, ttl) end
 
 local function number(field) return tonumber(redis.call("HGET", counts, field) or 0) end
@@ -399,8 +401,8 @@ if known_epoch ~= epoch then
   turn_to(known_day)
   if known_day < last then known_earlier, known_newcomers = known_earlier + known_newcomers, 0 end
   earlier, newcomers = math.max(earlier, known_earlier), math.max(newcomers, known_newcomers)
-  visitors = math.max(visitors, tonumber(known_visitors))
 end
+if visitors_epoch ~= epoch then visitors = math.max(visitors, tonumber(known_visitors)) end
 turn_to(day)
 if day == last then newcomers = math.max(newcomers, newcomers_in_set())
 elseif restores == "0" then earlier = earlier + newcomers_in_set() - newcomers_before end

@@ -162,7 +162,6 @@ export class RedisStatistics implements StatsStore {
       if (admitted.has(site)) this.#enqueue(site, false, ofSite);
       else if (!unlisted.includes(site)) this.#enqueue(site, true, ofSite);
     await this.#sendAll();
-    await this.#totals.restore().catch(() => {}); // the next call tries again, and the link reports that Redis is away
   }
 
   /** Those of the unlisted sites that are recorded. */

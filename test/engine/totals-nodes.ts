@@ -14,7 +14,7 @@ export const PAGES = ["/a", "/b"];
 export const NODES = 2;
 const FIRST_DAY = 100;
 /** Commands may take 9 % of a lease. */
-const LEASE_MS = 2_000;
+const LEASE_MS = 3_000;
 
 /** Lists that remember everybody for ever. An id such as "ann-100" was minted on day 100. */
 export class TotalsModel {
@@ -108,15 +108,18 @@ export class TotalsNode {
     }
   }
 
-  /** What a page is told. */
-  async numbers(page: string): Promise<Record<string, number | undefined>> {
-    this.#now += 10_000;
-    await this.totals.refresh(SITE, page, this.#now);
-    return { ...this.totals.numbers(SITE, page) };
+  /** What a page is told, once all of it is known. */
+  numbers(page: string): Promise<Record<string, number | undefined>> {
+    return until("Redis answers", async () => {
+      this.#now += 10_000;
+      await this.totals.refresh(SITE, page, this.#now);
+      const numbers = { ...this.totals.numbers(SITE, page) };
+      return Object.values(numbers).includes(undefined) ? undefined : numbers;
+    });
   }
 
   days(): Promise<{ day: number; views: number; visitors: number }[]> {
-    return this.#engine.days(SITE, 0);
+    return until("Redis answers", () => this.#engine.days(SITE, 0).catch(() => undefined)); // it may be slow now
   }
 
   async close(): Promise<void> {
@@ -234,6 +237,8 @@ export class TotalsHistory {
   /** SIGTERM writes everything. */
   async #restart(index: number): Promise<void> {
     await this.heal();
+    const key = `headcount:secret:day:${this.#day}`;
+    await until("other nodes have put the secret back", () => this.#redis.client.exists(key)); // at their next beat
     await this.#nodes[index]!.close();
     this.#nodes[index] = await TotalsNode.start(this.#redis, this.#nodes[index]!.clock.day);
   }
