@@ -823,18 +823,18 @@ export class Connections {
   });
 
   /**
-   * Counts the visitor of today, and brings peak, median and totals up to date. A new peak or median is sent to this
-   * connection now, and to others when their numbers are repeated.
+   * Counts the visitor of today, and brings peak, median and totals up to date. A new peak or median, and totals that were
+   * not known, are sent to this connection now, and to others when their numbers are repeated.
    */
   async refresh(connection: Connection): Promise<void> {
     const { visitor, site, room } = connection;
     const now = this.#clock.now();
     if (visitor !== "") await this.#totals.countVisitor(room.site, visitor);
-    const [hasChanged] = await Promise.all([
+    const changes = await Promise.all([
       this.#journal.refresh(site.room, room, now),
       this.#totals.refresh(room.site, room.page ?? "", now),
     ]);
-    if (hasChanged) this.#sendAll(connection);
+    if (changes.includes(true)) this.#sendAll(connection);
   }
 
   /** Frees connections that never opened, closes silent ones, pings and repeats when it is time. */
