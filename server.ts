@@ -852,8 +852,8 @@ export class Connections {
   });
 
   /**
-   * Counts the visitor of today, and brings peak, median and totals up to date. What is new is sent to this
-   * connection now, and to others when their numbers are repeated.
+   * Counts the visitor of today, and brings peak, median and totals up to date. A new peak or median, and totals that were
+   * not known, are sent to this connection now, and to others when their numbers are repeated.
    */
   async refresh(connection: Connection): Promise<void> {
     const { visitor, site, room } = connection;

@@ -56,6 +56,8 @@ interface WaitingVisitor {
 interface Cached<Value> {
   stored: Value | undefined;
   expiresAt: number;
+  /** While the engine is asked. */
+  reading: Promise<void> | undefined;
   /** Views that the engine has not taken yet. */
   unstored: number;
 }
@@ -175,20 +177,22 @@ export class Totals {
   }
 
   /**
-   * Reads numbers again where they are old. True when the views of the page were not known before.
+   * Reads numbers again where they are old.
+   *
    * @param now milliseconds of a monotonic clock
+   * @returns true when all numbers are known now, and were not before
    */
   async refresh(site: string, page: string, now: number): Promise<boolean> {
     const ofSite = this.#site(site);
     const ofPage = this.#page(pageKey(site, page));
+    const areKnown = () => ofSite.stored !== undefined && ofPage.stored !== undefined;
+    const wereKnown = areKnown();
     const { store } = this.#options;
-    const reads: Promise<void>[] = [];
-    if (now >= ofSite.expiresAt) reads.push(this.#read(ofSite, now, () => store.siteTotals(site, this.day)));
+    if (now >= ofSite.expiresAt) ofSite.reading = this.#read(ofSite, now, () => store.siteTotals(site, this.day));
     if (now >= ofPage.expiresAt)
-      reads.push(this.#read(ofPage, now, async () => (await store.pageViews(site, [page]))[0] ?? 0));
-    const wasKnown = ofPage.stored !== undefined;
-    await Promise.all(reads);
-    return !wasKnown && ofPage.stored !== undefined;
+      ofPage.reading = this.#read(ofPage, now, async () => (await store.pageViews(site, [page]))[0] ?? 0);
+    await Promise.all([ofSite.reading, ofPage.reading]);
+    return !wereKnown && areKnown();
   }
 
   /** The numbers for a page, as far as they are known. */
@@ -232,6 +236,7 @@ export class Totals {
     entry.expiresAt = now + CACHE_MS; // before the answer, so that it is asked for once
     const version = this.#version;
     const value = await read().catch(() => undefined); // while the engine is away, the last numbers stay
+    entry.reading = undefined;
     const mayMissViews = this.#isStoring || version !== this.#version;
     if (value !== undefined && !mayMissViews) entry.stored = value;
     else entry.expiresAt = 0;
@@ -294,7 +299,7 @@ export class Totals {
 function cached<Value extends object | number>(cache: LRUCache<string, Cached<Value>>, key: string): Cached<Value> {
   const found = cache.get(key);
   if (found !== undefined) return found;
-  const entry: Cached<Value> = { stored: undefined, expiresAt: 0, unstored: 0 };
+  const entry: Cached<Value> = { stored: undefined, expiresAt: 0, reading: undefined, unstored: 0 };
   cache.set(key, entry);
   return entry;
 }

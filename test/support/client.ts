@@ -92,7 +92,8 @@ export async function ask(
 
 // -------------------------------------------------------------------------------------------------------- WebSocket
 
-export type Frame = { site?: number; page?: number; peak?: number; read?: number; stale?: boolean };
+type NumberName = "site" | "page" | "peak" | "read" | "views" | "total" | "visitors" | "today";
+export type Frame = Partial<Record<NumberName, number>> & { stale?: boolean };
 export type Closed = { code: number; reason: string };
 
 const text = 1;
