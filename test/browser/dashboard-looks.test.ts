@@ -39,7 +39,7 @@ suite("dashboard looks", ["chromium"], () => {
   test("draws nothing before the first moment that is known", async () => {
     const service = await startWithPast([[3 * 1440, 5]], []);
     const { page, errors } = await dashboard(service, {}, "#site=a.example&range=quarter");
-    await shows(page, "#readout", /^Most: 5 · /);
+    await shows(page, "#readout", /^Highest: 5 · /);
     expect(await inkOf(page)).toBeGreaterThan(20);
     expect(await lineBegins(page)).toBeGreaterThan(0.85); // three days of ninety
     const chart = page.getByRole("slider");
@@ -51,7 +51,7 @@ suite("dashboard looks", ["chromium"], () => {
     await shows(page, "#readout", /^Not known · /);
     await picture(page, "day-one");
     await page.getByRole("button", { name: "Day", exact: true }).click();
-    await shows(page, "#readout", "Nobody was here.");
+    await shows(page, "#readout", "Nobody was online.");
     expect(errors).toEqual([]);
   });
 
@@ -136,7 +136,7 @@ suite("dashboard looks", ["chromium"], () => {
     const address = service.url.replace("://", `://admin:${encodeURIComponent(password)}@`);
     const { page, errors } = await open(await newBrowser({ httpCredentials: undefined! }), `${address}/dashboard`);
     await shows(page, "#link", "Live");
-    await shows(page, "#readout", "Nobody was here.");
+    await shows(page, "#readout", "Nobody was online.");
     await page.goto(`${address}/check?site=a.example`);
     await shows(page, "#summary", "Everything works.", 20_000);
     expect(errors).toEqual([]);
