@@ -243,12 +243,11 @@ export class Totals {
   }
 
   async #countInTurns(): Promise<void> {
-    await new Promise((resolve) => setImmediate(resolve)); // everybody of this turn is in one batch
     try {
       await this.#secretOf(this.day);
       while (this.#waiting.length > 0) {
         await this.#countBatch();
-        await new Promise((resolve) => setImmediate(resolve)); // let others have a turn
+        await new Promise((resolve) => setImmediate(resolve)); // others have a turn, and come in one batch
       }
       this.#isFailing = false;
       this.#forgetSecrets();

@@ -52,7 +52,9 @@ onBothRuntimes("hostile handshakes", (runtime) => {
     const shake = async (): Promise<string> => handshake(url, origin, await target.token());
     const close = encodeFrame(8, Buffer.from([1000 >> 8, 1000 & 255]));
     const early = Buffer.concat([Buffer.from(await shake()), textFrame('{"page":"/early"}'), close]);
-    expect((await sendRaw(url, early, { ms: 4_000 })).statuses).toEqual([101]);
+    // RFC 6455 4.1 lets a client send frames after the answer only. Bun refuses the upgrade when frames came before it.
+    const answers = (await sendRaw(url, early, { ms: 4_000 })).statuses;
+    expect([[101], [400]]).toContainEqual(answers);
     expect((await sendRaw(url, (await shake()) + (await shake()), { ms: 4_000 })).statuses).toEqual([101]);
     await target.survives();
   });
