@@ -103,7 +103,7 @@ export function migrate(database: DatabaseSync, onOldFile: () => void): void {
     change(database);
     database.exec(`PRAGMA user_version = ${index + 1}; COMMIT`);
   }
-  if (version > 0) shrink(database);
+  if (version === 1) shrink(database); // `giveIds` leaves most of the file empty
 }
 
 function shrink(database: DatabaseSync): void {

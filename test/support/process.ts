@@ -25,3 +25,6 @@ export function cpuMsOf(pid: number): number {
   });
   return ns.reduce((sum, each) => sum + each, 0) / 1e6;
 }
+
+/** How many bytes this process has read. */
+export const bytesRead = (): number => Number(/rchar: (\d+)/.exec(readFileSync("/proc/self/io", "utf8"))?.[1]);
