@@ -195,8 +195,8 @@ export class Page {
       clearTimeout: clock.clearTimeout,
       Date: { now: () => clock.now },
       Math: Object.assign(Object.create(Math), { random: () => this.random }),
-      console: { warn: (text: string) => warnings.push(text) },
-      fetch: (url: string, init: RequestInit) => {
+      console: { warn: (...words: string[]) => warnings.push(words.join(" ")) },
+      fetch: (url: string, init: RequestInit = {}) => {
         const request = { url, init, body: typeof init.body === "string" ? JSON.parse(init.body) : undefined };
         requests.push(request);
         const answered = (async () => this.answer(request))();
