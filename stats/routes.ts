@@ -151,7 +151,7 @@ async function siteState({ live, engine, journal, totals }: StatsRoutesOptions, 
     site: name,
     visitors: site?.room.total ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
     openPages: site?.audience ?? 0,
-    ...(await engine.siteTotals(name, totals.day).catch(() => undefined)),
+    totals: await engine.siteTotals(name, totals.day).catch(() => undefined),
     peak: await journal.peak(name),
     highest: await engine.highest(name).catch(() => undefined),
     pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_SITES),

@@ -92,6 +92,6 @@ describe("GET /dashboard/days", () => {
     }
     expect((await request("/dashboard/days?site=example.com&range=x", headers)).status).toBe(404);
     const { sites } = (await (await request("/dashboard/state", headers)).json()) as { sites: object[] };
-    expect(sites).toMatchObject([{ site: "example.com", total: 1, today: 1 }]);
+    expect(sites).toMatchObject([{ site: "example.com", visitors: 1, totals: { total: 1, visitors: 0, today: 1 } }]);
   });
 });
