@@ -9,6 +9,7 @@ import { ownOrigin } from "./names.ts";
 export const ASSETS = [
   "widget.js",
   "busuanzi.js",
+  "list.js",
   "debug.js",
   "home.html",
   "dashboard.html",
@@ -59,7 +60,7 @@ export function addOwnPages<E extends Env>(app: Hono<E>, assets: Assets, trustPr
     c.header("Cache-Control", "no-store");
     return c.html(assets[name].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
   };
-  for (const name of ["widget.js", "debug.js"] as const) app.get(`/${name}`, scriptHandler(assets[name]));
+  for (const name of ["widget.js", "list.js", "debug.js"] as const) app.get(`/${name}`, scriptHandler(assets[name]));
   const busuanzi = scriptHandler(assets["busuanzi.js"]);
   for (const path of BUSUANZI_PATHS) app.get(path, busuanzi);
   app.get("/", page("home.html"));

@@ -40,7 +40,7 @@ suite("dashboard history", ["chromium"], () => {
     await chart.press("Escape");
     await shows(page, "#readout", /^Highest: 10 · /);
 
-    const { x, y, width } = (await page.locator(".u-over").boundingBox())!;
+    const { x, y, width } = (await page.locator("#chart .u-over").boundingBox())!;
     const timeAt = async (share: number): Promise<string> => {
       await page.mouse.move(x + width * share, y + 20);
       return (await readout()).replace(/^\d+ · /, "");

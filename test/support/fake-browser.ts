@@ -192,7 +192,7 @@ export class Page {
       Date: { now: () => clock.now },
       Math: Object.assign(Object.create(Math), { random: () => this.random }),
       console: { warn: (...words: string[]) => warnings.push(words.join(" ")) },
-      fetch: (url: string, init: RequestInit) => {
+      fetch: (url: string, init: RequestInit = {}) => {
         const request = { url, init, body: typeof init.body === "string" ? JSON.parse(init.body) : undefined };
         requests.push(request);
         const answered = (async () => this.answer(request))();

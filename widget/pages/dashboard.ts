@@ -4,6 +4,7 @@
  * written. Each part of the page has one function that draws it from what was last heard.
  */
 import { createChart, type History } from "./chart.ts";
+import { createDays } from "./days.ts";
 import { visible } from "./visible.ts";
 
 interface State {
@@ -34,6 +35,8 @@ interface Site {
   site: string;
   visitors: number;
   openPages: number;
+  /** Visitors today, and visitors and views ever; missing while the engine is away. */
+  totals?: { today: number; visitors: number; total: number };
   peak: number;
   highest?: { minute: number; peak: number };
   pages: { page: string; visitors: number }[];
@@ -53,6 +56,7 @@ const FEW_PAGES = 10;
 const MANY_ROWS = 25;
 const MAX_MOST_READ = 1_000; // more pages are never in the list of reading times
 const FEW_ROWS = 8; // at first, on a phone
+const MILLION = 1_000_000; // seven digits do not fit three times beside each other on a phone
 
 /** Relative addresses would inherit a user and a password from the address bar, and `fetch` refuses those. */
 const base = new URL(".", location.origin + location.pathname).href;
@@ -81,6 +85,7 @@ let loaded = ""; // what was last asked for
 // ---- Words and elements ----
 
 const number = new Intl.NumberFormat();
+const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 2 });
 const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>
@@ -101,6 +106,7 @@ function duration(seconds: number): string {
 const byId = (id: string) => document.getElementById(id)!;
 
 const chart = createChart(byId("chart"), byId("readout"));
+const days = createDays(byId("days"), byId("days-readout"), byId("day-ranges"));
 
 const write = (element: HTMLElement, text: string) => {
   if (element.textContent !== text) element.textContent = text; // else a selection would be lost, and a status said again
@@ -192,11 +198,20 @@ function showNow({ node, sites }: State): void {
   write(byId("peak"), its ? number.format(its.peak) : "–");
   write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
   write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * 60_000)})` : "");
+  showTotals(its?.totals);
   byId("visitors").classList.toggle("stale", node?.stale === true);
   const title = `${number.format(visitors)} online now – Headcount`;
   if (document.title !== title) document.title = title;
   chart.raise(visitors);
   showPages(its?.pages ?? []);
+}
+
+function showTotals(totals: Site["totals"]): void {
+  const sums = { today: totals?.today, "all-visitors": totals?.visitors, "all-views": totals?.total };
+  for (const [id, sum] of Object.entries(sums)) {
+    write(byId(id), sum === undefined ? "–" : (sum < MILLION ? number : compact).format(sum));
+    byId(id).title = sum === undefined ? "" : number.format(sum);
+  }
 }
 
 function showPages(pages: Site["pages"]): void {
@@ -354,6 +369,7 @@ async function load(): Promise<void> {
   const isNew = loaded !== key();
   loaded = key();
   loadAt = Date.now() + HISTORY_MS;
+  void days.load(site);
   const about = site === undefined ? "" : `site=${encodeURIComponent(site)}`;
   try {
     const [history, reading] = await Promise.all([
