@@ -132,7 +132,7 @@ class Secrets implements SecretStore {
    */
   #propose(kind: SecretKind, name: string, last: Secret | undefined): Secret {
     const key = `${this.#options.prefix}secret:${kind}${name && `:${name}`}`;
-    const ttlSeconds = kind === "signing" ? undefined : DAILY_SECRET_TTL_SECONDS;
+    const ttlSeconds = kind === "salt" || kind === "day" ? DAILY_SECRET_TTL_SECONDS : undefined;
     if (last?.key === key) return last;
     const value = last === undefined || kind === "day" ? newSecret() : sha256(last.value + name);
     return { key, ttlSeconds, value };

@@ -42,11 +42,11 @@ suite("dashboard looks", ["chromium"], () => {
     await shows(page, "#readout", /^Highest: 5 · /);
     expect(await inkOf(page)).toBeGreaterThan(20);
     expect(await lineBegins(page)).toBeGreaterThan(0.85); // three days of ninety
-    const chart = page.getByRole("slider");
+    const chart = page.locator("#chart");
     await chart.focus();
     await chart.press("Home"); // the first interval that is known
     await shows(page, "#readout", /^5 · /);
-    const { x, y } = (await page.locator(".u-over").boundingBox())!;
+    const { x, y } = (await page.locator("#chart .u-over").boundingBox())!;
     await page.mouse.move(x + 20, y + 20);
     await shows(page, "#readout", /^Not known · /);
     await picture(page, "day-one");

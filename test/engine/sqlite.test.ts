@@ -106,13 +106,13 @@ describe("sqlite statistics", () => {
     const ended: string[] = [];
     const turns = { count: 0 };
     const timer = setInterval(() => (turns.count += 1), 1);
-    const recorded = engine.record({ readings: many(5_000), peaks: [] }).then(() => ended.push("record"));
+    const recorded = engine.record({ readings: many(9_000), peaks: [] }).then(() => ended.push("record"));
     const held = engine.hold([{ site, page: "/", visitor: "ann" }]).then(() => ended.push("hold"));
     const listed = engine.mostRead(site).then(() => ended.push("list"));
     await Promise.all([recorded, held, listed]);
     clearInterval(timer);
     expect(ended).toEqual(["list", "record", "hold"]);
-    expect(turns.count).toBeGreaterThan(1);
+    expect(turns.count).toBeGreaterThan(0); // without a pause nothing else would have had a turn
     await engine.close();
   });
 
