@@ -72,7 +72,15 @@ import {
   webUrl,
 } from "./edge/names.ts";
 import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
-import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS, type SharedSettings } from "./engine/engine.ts";
+import {
+  type Cluster,
+  type Engine,
+  type Member,
+  messageOf,
+  MINUTE_MS,
+  NotYetKnownError,
+  type SharedSettings,
+} from "./engine/engine.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
 import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
@@ -1125,7 +1133,8 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
       try {
         return await answer(c, site, page);
       } catch (error) {
-        if (!connections.stale) report(error); // that the engine is away was reported already
+        const isExpected = connections.stale || error instanceof NotYetKnownError; // that the engine is away was reported
+        if (!isExpected) report(error);
         return refuse(c, "journal");
       }
     };

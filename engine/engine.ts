@@ -133,6 +133,9 @@ export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore {
   close(): Promise<void>;
 }
 
+/** A number cannot be told yet. That is no failure: whoever asks again in some seconds gets it. */
+export class NotYetKnownError extends Error {}
+
 export const newSecret = (): string => randomBytes(32).toString("base64url");
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
