@@ -73,7 +73,15 @@ import {
   webUrl,
 } from "./edge/names.ts";
 import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
-import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS, type SharedSettings } from "./engine/engine.ts";
+import {
+  type Cluster,
+  type Engine,
+  type Member,
+  messageOf,
+  MINUTE_MS,
+  NotYetKnownError,
+  type SharedSettings,
+} from "./engine/engine.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
@@ -1200,7 +1208,8 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
       try {
         return await answer(c, site, page);
       } catch (error) {
-        if (!connections.stale) report(error); // that the engine is away was reported already
+        const isExpected = connections.stale || error instanceof NotYetKnownError; // that the engine is away was reported
+        if (!isExpected) report(error);
         return refuse(c, "journal");
       }
     };
@@ -1402,6 +1411,34 @@ const UPGRADED = new Response(null, { status: 101 });
 const WEBSOCKET_KEY = /^[\w+/]{22}==$/; // 16 bytes (RFC 6455, 4.1)
 const RELISTEN_MS = 100;
 
+/** A method of Deno's sockets that Deno (2.9.5) calls for each text, binary and pong frame. Undefined where there is none. */
+const FRAME_CAME =
+  typeof Deno === "undefined"
+    ? undefined
+    : Object.getOwnPropertySymbols(WebSocket.prototype).find(
+        ({ description }) => description === "[[serverHandleIdleTimeout]]",
+      );
+
+/**
+ * Deno has no event for pongs, and one connection that sends pongs as fast as it can would stop the service. So this listens
+ * to a method of Deno's own. A frame was a pong when no message follows it; that is known with the next frame.
+ * @returns a function to be called when a message comes
+ */
+function onPong(socket: WebSocket, heard: () => void): () => void {
+  if (FRAME_CAME === undefined) return () => {};
+  const methods = socket as unknown as Record<symbol, () => void>;
+  const handleFrame = methods[FRAME_CAME];
+  let mayBePong = false;
+  methods[FRAME_CAME] = () => {
+    if (mayBePong) heard();
+    mayBePong = true;
+    handleFrame?.call(socket);
+  };
+  return () => {
+    mayBePong = false;
+  };
+}
+
 const serveOnDeno: Serve = (app, connections, settings) => {
   const idleTimeout = 2 * settings.HEARTBEAT_SECONDS; // Deno pings at half of it, and sends do not defer it
   const upgrade = (request: Request, connection: Connection): Response | undefined => {
@@ -1412,7 +1449,14 @@ const serveOnDeno: Serve = (app, connections, settings) => {
       const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout });
       socket.binaryType = "arraybuffer";
       socket.onopen = guarded(() => connections.opened(connection, socket));
-      socket.onmessage = guarded((event) => connections.received(connection, event.data));
+      const messageCame = onPong(
+        socket,
+        guarded(() => connections.heard(connection)),
+      );
+      socket.onmessage = guarded((event) => {
+        messageCame();
+        connections.received(connection, event.data);
+      });
       socket.onclose = guarded(() => connections.closed(connection));
       socket.onerror = guarded(() => connections.closed(connection));
       return response;

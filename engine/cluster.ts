@@ -11,6 +11,7 @@ import {
   type ClusterRoom,
   messageOf,
   MINUTE_MS,
+  NotYetKnownError,
   type SharedSettings,
 } from "./engine.ts";
 import { type Client, type Link, listenTo } from "./link.ts";
@@ -253,7 +254,7 @@ export class RedisCluster implements Cluster {
     const [total, epochAgeMs] = (await this.#link.run(COUNT, [key], [page])) as [number, number];
     const isLess = total <= (last?.total ?? 0);
     if (isLess && this.#mayHaveForgotten(epochAgeMs, last))
-      throw new Error("Redis has begun anew, and does not know all visitors yet");
+      throw new NotYetKnownError("Redis has begun anew, and does not know all visitors yet");
     return total;
   }
 

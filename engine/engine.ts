@@ -218,6 +218,9 @@ export function storedPageName(page: string): string {
 
 const NAME_HASH_LENGTH = 16; // 96 bits
 
+/** A number cannot be told yet. That is no failure: whoever asks again in some seconds gets it. */
+export class NotYetKnownError extends Error {}
+
 export const newSecret = (): string => randomBytes(32).toString("base64url");
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 

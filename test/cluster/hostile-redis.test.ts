@@ -13,6 +13,21 @@ const keyOf = (name: string): string => `headcount:{${SITE}}:${name}`;
 afterAll(endAll);
 
 suite("cluster hostile Redis", ["redis-server"], () => {
+  scenario(
+    "cluster: a count that Redis cannot know yet is 503, is known soon, and is no error in the log",
+    async () => {
+      const redis = await RedisServer.start();
+      const nodes = await startNodes(redis, ["bun", "deno"]);
+      const page = await newVisitor(nodes[0]!).open("/");
+      await page.shows({ site: 1 }, 2_000);
+      const count = () => ask(nodes[1]!.url, `GET /count?site=${SITE}&page=/unknown`);
+      expect((await count()).status).toBe(503); // the epoch is younger than 4 s
+      await until("it is known", async () => (await count()).status === 200, 10_000);
+      expect((await count()).json).toMatchObject({ site: 1, page: 0 });
+      await end(nodes); // fails when a node has logged an error
+    },
+  );
+
   scenario("cluster: forged messages with any numbers are corrected within a beat, and are logged once", async () => {
     const redis = await RedisServer.start();
     const nodes = await startNodes(redis, ["bun", "deno"]);

@@ -20,11 +20,15 @@ const repeated =
   (length) =>
     piece.repeat(Math.floor(length / piece.length));
 const escaped = (text: string): Text => repeated(encodeURIComponent(text));
+/** Requests are written in Latin-1, so this writes the UTF-8 of the text. */
+const asBytes = (text: string): Text => repeated(Buffer.from(text).toString("latin1"));
 
 /** Texts for a query or a path. */
 const urlTexts: Record<string, Text> = {
   "plain letters": repeated("x"),
   "combining marks": escaped("\u0323\u0301"),
+  "combining marks that are not escaped": asBytes("\u0323\u0301"),
+  "a host that is not escaped": asBytes("ü."),
   "Hangul letters": escaped("\u1100\u1161\u11a8"),
   "a non-ASCII host": escaped("ü."),
   "letters of a host that are mapped": escaped("ǆ☃ß"),

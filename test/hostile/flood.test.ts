@@ -49,7 +49,8 @@ onBothRuntimes("hostile flood", (runtime) => {
       return walker;
     });
     expect(walkers.every(({ open }) => open)).toBe(true);
-    if (differences.refusesPongFloods[runtime]) expect((await pongs.ends()).code).toBe(1008);
+    expect((await pongs.ends()).code).toBeOneOf([1008, 1006]); // or reset
+    await sleep(1_100); // a view of less than a second is not recorded
     for (const connection of [reader, pongs, empty, ...walkers]) connection.vanish();
     await target.survives();
     const readings = async () => (await ask(target.url, `GET /reading?site=${ownSite}`)).json.pages;

@@ -50,9 +50,12 @@ export function pathOf(need: Need): string {
   return found;
 }
 
+/** Whether the machine has all of these, for a part of a suite or a program. */
+export const canRun = (...needs: Need[]): boolean => needs.every((need) => find[need]() !== undefined);
+
 /** A `describe` that runs where the machine has what it needs: `suite("proxy", ["nginx"], () => { … })`. */
 export function suite(name: string, needs: Need[], body: () => void): void {
-  const missing = needs.filter((need) => !find[need]());
+  const missing = needs.filter((need) => !canRun(need));
   if (missing.length === 0) return describe(name, body);
   const why = `${missing.join(" and ")} ${missing.length > 1 ? "are" : "is"} not installed`;
   if (process.env["HEADCOUNT_REQUIRE_ALL"] === "1")

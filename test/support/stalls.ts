@@ -20,10 +20,14 @@ export class StallProbe {
     this.#from = this.#lines().length;
   }
 
-  /** The longest stall since then. */
-  longest(): Stall {
-    const stalls = this.#lines().slice(this.#from).map(parse);
-    return stalls.reduce((longest, stall) => (stall.ms > longest.ms ? stall : longest), { ms: 0, cpuMs: 0 });
+  /** The longest stall since then, in milliseconds, as far as the service itself worked meanwhile. */
+  longestMs(): number {
+    return this.stalls().reduce((longest, stall) => Math.max(longest, Math.min(stall.ms, stall.cpuMs)), 0);
+  }
+
+  /** All stalls since then. */
+  stalls(): Stall[] {
+    return this.#lines().slice(this.#from).map(parse);
   }
 
   #lines(): string[] {
