@@ -499,7 +499,7 @@ export class Rooms {
       .map((page) => ({ site, page, siteChanged, pageChanged: changed.has(page) }));
   }
 
-  /** The first change after a quiet time is published at once. The time until the next one grows with the audience. */
+  /** How long a site that was published rests. The time grows with the number of connections of this node. */
   #intervalMs(): number {
     return Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, this.#connections * INTERVAL_MS_PER_PAGE));
   }
@@ -647,7 +647,7 @@ export class Connection implements Viewer, View {
   pingAt: number;
   awaitsPong = false;
   repeatAt: number;
-  /** When all messages so far would have been allowed at the steady rate (the generic cell rate algorithm). */
+  /** The "theoretical arrival time" of the generic cell rate algorithm: each message moves it on by a second. */
   rateLimitedUntil: number;
 
   constructor(visitor: string, addressKey: string, isContinued: boolean, now: number) {
@@ -756,14 +756,13 @@ export class Connections {
     return this.#open.size;
   }
 
-  /** Why this visitor may not open one more page now; undefined when they may. */
+  /** Why this visitor may not open one more connection now; undefined when they may. */
   refusal(site: string, visitor: string, addressKey: string): Reason | undefined {
     if (this.isDraining) return "draining";
-    const openPages = this.#rooms.connectionsOf(site, visitor);
-    return this.#guard.checkNewPage(addressKey, {
+    return this.#guard.checkNewConnection(addressKey, {
       isObserver: visitor === "",
-      openPages,
-      connections: this.#open.size,
+      ofVisitor: this.#rooms.connectionsOf(site, visitor),
+      ofAll: this.#open.size,
     });
   }
 
@@ -775,7 +774,7 @@ export class Connections {
     connection.repeatAt += REPEAT_MS;
     this.#rooms.open(connection, site, page, now);
     this.#journal.beginView(connection, { isOnlyView: this.#rooms.isOnlyConnection(connection), isContinued }, now);
-    this.#guard.pageOpened(addressKey);
+    this.#guard.connectionOpened(addressKey);
     this.#open.add(connection);
     this.flushSoon();
     return connection;
@@ -822,7 +821,7 @@ export class Connections {
     connection.socket = undefined;
     this.#moved.delete(connection);
     this.#toRefresh.delete(connection);
-    this.#guard.pageClosed(connection.addressKey);
+    this.#guard.connectionClosed(connection.addressKey);
     this.#journal.endView(connection, true, now);
     this.#rooms.close(connection, now);
   }
@@ -965,9 +964,9 @@ export class Connections {
     if (socket.cork === undefined) write();
     else socket.cork(write);
     if (pings) {
-      connection.pingAt = now + this.#heartbeatMs;
+      connection.pingAt = now + this.#heartbeatMs; // on Deno too, which pings by itself, so that repeats keep their time
       connection.awaitsPong = true;
-      this.counters.pings += 1;
+      if (socket.ping !== undefined) this.counters.pings += 1;
     }
     if (repeats) {
       connection.repeatAt = now + REPEAT_MS;
@@ -1004,7 +1003,7 @@ export class Connections {
     }
   }
 
-  /** Counts one more message. */
+  /** Counts one more message. A minute of messages may come at once, since `rateLimitedUntil` may be a minute ahead. */
   #isOverRate(connection: Connection, now: number): boolean {
     connection.rateLimitedUntil = Math.max(connection.rateLimitedUntil, now) + MINUTE_MS / MAX_MESSAGES_PER_MINUTE;
     return connection.rateLimitedUntil > now + MINUTE_MS;
@@ -1094,20 +1093,7 @@ const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read thes
 
 /** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */
 export function createApp(options: AppOptions): Hono<App> {
-  const {
-    settings,
-    allowedSites,
-    guard,
-    rooms,
-    connections,
-    journal,
-    totals,
-    engine,
-    metrics,
-    assets,
-    version,
-    password,
-  } = options;
+  const { settings, allowedSites, guard, rooms: live, connections, journal, totals, engine, metrics, assets } = options;
   const hints = createHints(settings.TRUST_PROXY, allowedSites);
   const refuse: Refuse = (c, reason, detail) => {
     metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
@@ -1129,36 +1115,29 @@ export function createApp(options: AppOptions): Hono<App> {
     else await next();
     if (c.res.status !== 101 && !PRIVATE_PATH.test(c.req.path)) allowAllOrigins(c); // Deno's 101 must stay as it is
   });
-  app.options("*", (c) => {
-    c.header("Access-Control-Allow-Methods", "GET, POST");
-    c.header("Access-Control-Max-Age", "86400");
-    return c.body(null, 204);
-  });
   addTokenRoute(app, options, refuse);
   addSocketRoute(app, options, refuse);
-  addPublicRoutes(app, { journal, totals, engine, live: rooms, connections, forSite, pageName, paramsOf, refuse });
+  addPublicRoutes(app, { journal, totals, engine, live, connections, forSite, pageName, paramsOf, refuse });
   addStatsRoutes(app, {
     journal,
     totals,
     engine,
-    live: rooms,
+    live,
     listedSites: allowedSites.names,
     connections,
     metrics,
-    version,
+    version: options.version,
     maxConnections: settings.MAX_CONNECTIONS,
-    operatorOnly: operatorOnly(guard, password, refuse),
+    operatorOnly: operatorOnly(guard, options.password, refuse),
     isPublic: settings.PUBLIC_DASHBOARD === "true",
     forSite,
-    refuseUnknown: (c) => refuse(c, "unknown"),
+    refuse,
     titleOf: (reason) => REFUSALS[reason as Reason][1],
   });
   addOwnPages(app, assets, settings.TRUST_PROXY);
   addCheckRoute(app, options);
-  app.get("/healthz", (c) => c.text("ok"));
-  app.get("/readyz", (c) =>
-    connections.isDraining ? refuse(c, "draining") : c.text(connections.stale ? "ok, stale" : "ok"),
-  );
+  addHealthRoutes(app, connections, refuse);
+  app.options("*", answerPreflight);
   app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {
     const clientLeft = c.req.raw.signal.aborted || /^(Http|BadResource)$/.test(error.name); // on Bun, and on Deno
@@ -1166,6 +1145,19 @@ export function createApp(options: AppOptions): Hono<App> {
     return refuse(c, "error");
   });
   return app;
+}
+
+function addHealthRoutes(app: Hono<App>, connections: Connections, refuse: Refuse): void {
+  app.get("/healthz", (c) => c.text("ok"));
+  app.get("/readyz", (c) =>
+    connections.isDraining ? refuse(c, "draining") : c.text(connections.stale ? "ok, stale" : "ok"),
+  );
+}
+
+function answerPreflight(c: Context): Response {
+  c.header("Access-Control-Allow-Methods", "GET, POST");
+  c.header("Access-Control-Max-Age", "86400");
+  return c.body(null, 204);
 }
 
 const refuseOrigin = (c: Context, refuse: Refuse) =>
@@ -1210,7 +1202,7 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
       } catch (error) {
         const isExpected = connections.stale || error instanceof NotYetKnownError; // that the engine is away was reported
         if (!isExpected) report(error);
-        return refuse(c, "journal");
+        return refuse(c, "numbers");
       }
     };
 }
@@ -1267,8 +1259,9 @@ function addSocketRoute(
     const { origin, site } = embedderOf(c);
     if (site === undefined) return refuseOrigin(c, refuse);
     const claims = signer.readToken(origin, queryOf(c, "token") ?? "", engine.wallClock());
+    if (claims === undefined) return refuse(c, "token");
     const stopTimer = metrics.claimDuration.startTimer();
-    const isClaimed = claims !== undefined && (await engine.spend(claims, engine.wallClock()));
+    const isClaimed = await engine.spend(claims, engine.wallClock());
     stopTimer();
     if (!isClaimed) return refuse(c, "token");
     const addressKey = c.get("addressKey");
@@ -1539,7 +1532,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
   const connections = new Connections({ rooms, guard, journal, totals, heartbeatMs, onBroadcast, clock });
-  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines, version });
+  metrics.watch({ live: rooms, listedSites, connections, journal, totals, engine, droppedLines, version });
   engine.cluster?.listen({
     total: (room, total) => {
       rooms.setTotal(room, total);

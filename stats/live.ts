@@ -1,4 +1,4 @@
-/** What statistics may see of who is here now. The counting service implements these interfaces; nothing here changes it. */
+/** What statistics may see of who is here now. The counting service implements these interfaces. */
 
 import { MAX_UNLISTED_SITES, type RoomName } from "../engine/engine.ts";
 
@@ -19,7 +19,7 @@ export interface LiveSites {
   site(name: string): LiveSite | undefined;
   /** The number of visitors of a site, or of one page of it; undefined for a room that this node does not have. */
   count(site: string, page?: string): number | undefined;
-  /** The highest count of each site since the last call. */
+  /** The highest count of each site since the last call; the next time begins now. */
   takePeaks(): Iterable<{ readonly site: string; readonly peak: number }>;
 }
 
