@@ -116,7 +116,7 @@ function gauges(
     1,
   );
   return [
-    perSite("headcount_visitors_online", "Distinct visitors", ({ room }) => room.total ?? 0),
+    perSite("headcount_visitors_online", "Distinct visitors", ({ room }) => room.count ?? 0),
     perSite("headcount_pages_online", "Open pages on this node, observers included", ({ audience }) => audience),
     single("headcount_connections", "Open sockets of this node", () => connections.size),
     single("headcount_stale", "1 while the engine is away", () => Number(connections.stale)),

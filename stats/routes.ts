@@ -144,10 +144,10 @@ function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
 
 async function siteState({ live, engine, journal, totals }: StatsRoutesOptions, name: string) {
   const site = live.site(name);
-  const pages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
+  const pages = Array.from(site?.pages.values() ?? [], ({ page, count }) => ({ page, visitors: count ?? 0 }));
   return {
     site: name,
-    visitors: site?.room.total ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
+    visitors: site?.room.count ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
     openPages: site?.audience ?? 0,
     totals: await engine.siteTotals(name, totals.day).catch(() => undefined),
     peak: await journal.peak(name),
