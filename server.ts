@@ -1449,7 +1449,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const calendar = createCalendar(settings.TZ);
   const today = () => calendar(engine.wallClock());
   const dayOfMinting = settings.IDENTITY === "hash" ? today : mintedOn; // a hash lasts a day
-  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: dayOfMinting, sites, report });
+  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: dayOfMinting, sites, log });
   const journal = new Journal({ store: engine, live: rooms, totals, sites, wallClock, log });
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);

@@ -11,7 +11,15 @@
 
 import { createHmac } from "node:crypto";
 import { LRUCache } from "lru-cache";
-import type { SecretStore, SiteTotals, TotalsStore, ViewSum, VisitorEntry } from "../engine/engine.ts";
+import {
+  type Log,
+  messageOf,
+  type SecretStore,
+  type SiteTotals,
+  type TotalsStore,
+  type ViewSum,
+  type VisitorEntry,
+} from "../engine/engine.ts";
 import type { RecordedSites } from "./live.ts";
 
 /** What pages show. A number that is not known yet is undefined. */
@@ -32,8 +40,7 @@ export interface TotalsOptions {
   /** The day on which the id of a visitor was minted; undefined when the id does not tell, and the visitor is not new. */
   readonly mintedOn: (visitor: string) => number | undefined;
   readonly sites: RecordedSites;
-  /** Told about the first of several failures to count visitors. They are counted later. */
-  readonly report: (error: unknown) => void;
+  readonly log: Log;
 }
 
 /** A visitor whom the engine has not counted yet. */
@@ -234,7 +241,9 @@ export class Totals {
       this.#isFailing = false;
       this.#forgetSecrets();
     } catch (error) {
-      if (!this.#isFailing) this.#options.report(error);
+      const message = messageOf(error);
+      if (!this.#isFailing)
+        this.#options.log("warn", "visitors cannot be counted now, and are counted later", { message });
       this.#isFailing = true;
       for (const { done } of this.#waiting) done(); // nobody waits for an engine that is away
     }

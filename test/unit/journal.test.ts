@@ -18,7 +18,7 @@ function setUp(change: (engine: StatsStore) => StatsStore = (engine) => engine) 
   const sites = new RecordedSites(new Set(["example.com"]));
   const store = change(engine);
   const today = () => 20_000;
-  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: today, sites, report: quiet });
+  const totals = new Totals({ store: engine, secrets: engine, today, mintedOn: today, sites, log: quiet });
   const journal = new Journal({ store, live: rooms, totals, sites, wallClock: () => clock.wall, log: quiet });
   const open = (visitor: string, page = "/", site = "example.com", isContinued = false) => {
     const connection = new Connection(visitor, "192.0.2.1", false, clock.now);
