@@ -135,6 +135,64 @@ export interface TotalsStore {
   days(site: string, fromDay: number): Promise<DayTotals[]>;
 }
 
+/** Totals of a site that were counted elsewhere. */
+export interface ImportedTotals {
+  readonly total: number;
+  readonly visitors: number;
+  /** Page → views. */
+  readonly pages: ReadonlyMap<string, number>;
+}
+
+/**
+ * One thing that is kept, as an export holds it. Days are numbers as everywhere, minutes are those since 1970, `seconds` are
+ * the sum over all views of a page, and `histogram` is [bucket, views] in ascending order.
+ */
+export type KeptEntry =
+  | { readonly secret: SecretKind; readonly name: string; readonly value: string }
+  | { readonly site: string; readonly total: number; readonly visitors: number }
+  | { readonly site: string; readonly page: string; readonly views: number }
+  | {
+      readonly site: string;
+      readonly page: string;
+      readonly seconds: number;
+      readonly histogram: readonly (readonly [bucket: number, views: number])[];
+    }
+  | { readonly site: string; readonly day: number; readonly views: number; readonly visitors: number }
+  | { readonly site: string; readonly peaks: readonly (readonly [minute: number, peak: number])[] }
+  | { readonly site: string; readonly highest: readonly [minute: number, peak: number] }
+  | { readonly site: string; readonly source: string; readonly total: number; readonly visitors: number }
+  | { readonly site: string; readonly source: string; readonly page: string; readonly views: number }
+  | { readonly site: string; readonly day: number; readonly hashes: readonly string[] };
+
+/** At most so many [minute, peak] or hashes are in one entry: those of a day, or about 20 KB. */
+export const MAX_PER_ENTRY = 1_440;
+
+/** An import that cannot be done, whatever the engine. Nothing was changed. */
+export class ImportRefusal extends Error {}
+
+/** Reads everything that is kept, and brings it back. */
+export interface TransferStore {
+  /** The names of all sites of which anything is kept, in the order of code units. */
+  keptSites(): Promise<string[]>;
+  /** Everything that is kept of a site, always in the same order. @param withVisitors whether to tell who came today */
+  keptEntries(site: string, withVisitors: boolean): Promise<KeptEntry[]>;
+  /** The secrets of the service. */
+  keptSecrets(): Promise<KeptEntry[]>;
+  /**
+   * Brings entries back. On SQLite all or nothing; on Redis, the same entries again complete what was interrupted.
+   * @param id tells one export from another
+   * @throws {ImportRefusal} when anything is kept already of one of the sites
+   */
+  restore(id: string, sites: readonly string[], entries: Iterable<KeptEntry>): Promise<void>;
+  /** What was imported from a source, if anything was. */
+  imported(site: string, source: string): Promise<ImportedTotals | undefined>;
+  /**
+   * Makes what was imported from a source exactly this, all or nothing: the same totals again change nothing.
+   * @throws {ImportRefusal} when a number would be too large to be exact
+   */
+  importTotals(site: string, source: string, totals: ImportedTotals): Promise<void>;
+}
+
 /** A room as the cluster sees it: its name, and the visitors whom this node has in it. */
 export interface ClusterRoom extends RoomName {
   readonly members: ReadonlyMap<string, unknown>;
@@ -162,7 +220,7 @@ export interface Cluster {
   count(site: string, page?: string): Promise<number>;
 }
 
-export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore, TotalsStore {
+export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore, TotalsStore, TransferStore {
   /** What the engine is called on the dashboard. */
   readonly name: "embedded" | "redis";
   /** How many of its calls have failed. */

@@ -50,3 +50,10 @@ export const BATCH_GAP_MS = 20;
 /** The key `name` of a site. The braces make a hash tag. A host name may hold braces too, so they are encoded. */
 export const keyOf = (prefix: string, site: string, name: string): string =>
   `${prefix}{${site.replace(/[{}%]/g, encodeURIComponent)}}:${name}`;
+
+/** The site and the name of one of its keys. */
+export function siteOfKey(prefix: string, key: string): { readonly site: string; readonly name: string } {
+  const end = key.indexOf("}:", prefix.length);
+  const site = key.slice(prefix.length + 1, end).replace(/%7B|%7D|%25/g, decodeURIComponent);
+  return { site, name: key.slice(end + 2) };
+}

@@ -101,7 +101,7 @@ const MARK_TRUSTED_MS = (MARK_TTL_SECONDS / 2) * 1_000;
 /** How long after the beginning of an epoch a node can come late without a loss. */
 const BASE_TTL_SECONDS = 3_600;
 /** A day of 25 hours, and an hour for nodes that are late. */
-const DAY_TTL_SECONDS = 26 * 3_600;
+export const DAY_TTL_SECONDS = 26 * 3_600;
 const MAX_RESTORES = 10; // of one site, without success
 
 const TOTAL = "t";

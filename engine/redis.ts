@@ -43,6 +43,7 @@
  *   cluster.ts      all sites of this node, and messages from other nodes
  *   statistics.ts   reading times and peaks, and the way of everything that the journal records
  *   redis-totals.ts views and visitors
+ *   redis-transfer.ts export and import
  *   options.ts      options, durations, names of keys
  */
 
@@ -52,6 +53,8 @@ import { RedisCluster } from "./cluster.ts";
 import {
   type DayTotals,
   type Engine,
+  type ImportedTotals,
+  type KeptEntry,
   type Member,
   messageOf,
   newSecret,
@@ -68,6 +71,7 @@ import {
 import { type Client, connect, Link, sendAt } from "./link.ts";
 import { BATCH_GAP_MS, durationsOf, type Options, withDefaults } from "./options.ts";
 import { RedisTotals } from "./redis-totals.ts";
+import { RedisTransfer } from "./redis-transfer.ts";
 import { CLAIM } from "./scripts.ts";
 import { newNodeName } from "./site.ts";
 import { RedisStatistics } from "./statistics.ts";
@@ -200,6 +204,7 @@ export class RedisEngine implements Engine {
   readonly #tokens: Tokens;
   readonly #totals: RedisTotals;
   readonly #statistics: RedisStatistics;
+  readonly #transfer: RedisTransfer;
   readonly #beat: ReturnType<typeof setInterval>;
 
   private constructor(client: Client, options: Required<Options>) {
@@ -216,6 +221,7 @@ export class RedisEngine implements Engine {
     const mark = `wrote:${newNodeName()}`;
     this.#totals = new RedisTotals(this.#link, options, mark);
     this.#statistics = new RedisStatistics(this.#link, options, () => this.wallClock(), mark, this.#totals);
+    this.#transfer = new RedisTransfer(this.#link, options, this);
     this.#beat = setInterval(() => this.#maintain(), beatMs);
   }
 
@@ -290,6 +296,30 @@ export class RedisEngine implements Engine {
 
   days(site: string, fromDay: number): Promise<DayTotals[]> {
     return this.#totals.days(site, fromDay);
+  }
+
+  keptSites(): Promise<string[]> {
+    return this.#transfer.keptSites();
+  }
+
+  keptEntries(site: string, withVisitors: boolean): Promise<KeptEntry[]> {
+    return this.#transfer.keptEntries(site, withVisitors);
+  }
+
+  keptSecrets(): Promise<KeptEntry[]> {
+    return this.#transfer.keptSecrets();
+  }
+
+  restore(id: string, sites: readonly string[], entries: Iterable<KeptEntry>): Promise<void> {
+    return this.#transfer.restore(id, sites, entries);
+  }
+
+  imported(site: string, source: string): Promise<ImportedTotals | undefined> {
+    return this.#transfer.imported(site, source);
+  }
+
+  importTotals(site: string, source: string, totals: ImportedTotals): Promise<void> {
+    return this.#transfer.importTotals(site, source, totals);
   }
 
   async close(): Promise<void> {

@@ -239,6 +239,11 @@ local function begin_epoch(counts)
   redis.call("HSET", counts, "epoch", epoch)
   return epoch
 end
+local function stored_page(views, page, max_pages, other)
+  if redis.call("HEXISTS", views, page) == 1 then return page end
+  local pages = redis.call("HLEN", views) - redis.call("HEXISTS", views, other)
+  return pages < tonumber(max_pages) and page or other
+end
 `;
 
 /**
@@ -274,9 +279,7 @@ local function place_of(cell) -- key, field
   local kind = string.sub(cell, 1, 1)
   if kind == "t" then return counts, "total" end
   if kind == "d" then return days, field end
-  if redis.call("HEXISTS", views, field) == 1 then return views, field end
-  local pages = redis.call("HLEN", views) - redis.call("HEXISTS", views, other)
-  return views, pages < tonumber(max_pages) and field or other
+  return views, stored_page(views, field, max_pages, other)
 end
 
 local function change(cell, add, known, known_epoch)
@@ -354,4 +357,49 @@ visitors = math.max(visitors, redis.call("ZCARD", set))
 redis.call("HSET", counts, "day", last, "earlier", earlier, "newcomers", newcomers)
 if visitors > 0 then redis.call("HSET", days, day .. "u", visitors) end
 return {epoch, last, earlier, newcomers, visitors}
+`);
+
+// ── IMPORT ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Makes what was imported from a source exactly what is in the new ledger, all or nothing. A ledger is a hash of the cells "t",
+ * "u" (visitors of the site) and "p<page>". Answers the cell that would be too large to be exact, or nothing. Takes about
+ * 40 ms for 10,000 pages.
+ *
+ * KEYS: new ledger, ledger, sources, counts, views. ARGV: source, limit of pages, name of the page of all others, largest number.
+ */
+export const IMPORT = script(`${TOTALS_COMMON}
+local new, ledger, sources, counts, views = unpack(KEYS)
+local source, max_pages, other, largest = unpack(ARGV)
+
+local difference = {} -- cell -> what must be added
+local function collect(key, sign)
+  local entries = redis.call("HGETALL", key)
+  for i = 1, #entries, 2 do
+    difference[entries[i]] = (difference[entries[i]] or 0) + sign * tonumber(entries[i + 1])
+  end
+end
+collect(new, 1)
+collect(ledger, -1)
+
+local sums = {} -- key -> field -> its new value
+local function plan(cell, add)
+  local key, field = views, string.sub(cell, 2)
+  if cell == "t" then key, field = counts, "total"
+  elseif cell == "u" then key, field = counts, "earlier"
+  else field = stored_page(views, field, max_pages, other) end
+  sums[key] = sums[key] or {}
+  local value = sums[key][field] or tonumber(redis.call("HGET", key, field) or 0)
+  sums[key][field] = math.max(0, value + add)
+  return sums[key][field] <= tonumber(largest)
+end
+for cell, add in pairs(difference) do
+  if add ~= 0 and not plan(cell, add) then return cell end
+end
+for key, fields in pairs(sums) do
+  for field, value in pairs(fields) do redis.call("HSET", key, field, value) end
+end
+redis.call("RENAME", new, ledger)
+redis.call("PERSIST", ledger)
+redis.call("SADD", sources, source)
 `);

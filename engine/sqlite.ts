@@ -11,8 +11,11 @@ import { DatabaseSync } from "node:sqlite";
 import {
   type DayTotals,
   type Engine,
+  type ImportedTotals,
+  type KeptEntry,
   HISTORY_DAYS,
   DAY_MINUTES,
+  ImportRefusal,
   type Log,
   MAX_PAGES_PER_SITE,
   type Member,
@@ -27,7 +30,9 @@ import {
   type StatsEntries,
   type VisitorEntry,
 } from "./engine.ts";
+import { entriesOf } from "./kept.ts";
 import { addViews, countVisitors, daysSince, pageViews, siteTotals, TOTALS_SCHEMA } from "./sqlite-totals.ts";
+import * as transfer from "./sqlite-transfer.ts";
 
 export interface Options {
   /** The folder of `headcount.db`, made where need be. `:memory:` keeps nothing. */
@@ -49,6 +54,7 @@ const MIGRATIONS = [
      PRIMARY KEY (site, minute)) STRICT, WITHOUT ROWID;
    CREATE TABLE highest (site TEXT PRIMARY KEY, minute INTEGER NOT NULL, peak INTEGER NOT NULL) STRICT, WITHOUT ROWID;`,
   TOTALS_SCHEMA,
+  transfer.IMPORTS_SCHEMA,
 ];
 
 const SQL = {
@@ -194,6 +200,36 @@ export class SqliteEngine implements Engine {
     return this.#transact((database) => daysSince(database, site, fromDay));
   }
 
+  async keptSites(): Promise<string[]> {
+    return this.#transact(transfer.keptSites);
+  }
+
+  async keptEntries(site: string, withVisitors: boolean): Promise<KeptEntry[]> {
+    const kept = this.#transact((database) => transfer.keptSite(database, site));
+    return [...entriesOf(withVisitors ? kept : { ...kept, today: undefined })];
+  }
+
+  async keptSecrets(): Promise<KeptEntry[]> {
+    return this.#transact(transfer.keptSecrets);
+  }
+
+  async restore(_id: string, sites: readonly string[], entries: Iterable<KeptEntry>): Promise<void> {
+    this.#transact((database) => {
+      const kept = transfer.keptSites(database).find((site) => sites.includes(site));
+      if (kept !== undefined) throw new ImportRefusal(`${kept} has numbers already`);
+      const restore = transfer.restorer(database);
+      for (const entry of entries) restore(entry);
+    });
+  }
+
+  async imported(site: string, source: string): Promise<ImportedTotals | undefined> {
+    return this.#transact((database) => transfer.imported(database, site, source));
+  }
+
+  async importTotals(site: string, source: string, totals: ImportedTotals): Promise<void> {
+    this.#transact((database) => transfer.importTotals(database, site, source, totals, pageNamer(database)));
+  }
+
   async close(): Promise<void> {
     this.#database?.close();
     this.#database = undefined;
@@ -216,6 +252,10 @@ export class SqliteEngine implements Engine {
       this.#database.exec("COMMIT");
       return result;
     } catch (error) {
+      if (error instanceof ImportRefusal) {
+        this.#database?.exec("ROLLBACK");
+        throw error;
+      }
       this.failures += 1;
       this.#isChecked &&= /locked|full/.test(messageOf(error)); // these say nothing about the file itself
       this.#database?.close(); // rolls back
