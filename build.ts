@@ -64,7 +64,8 @@ function service(entry: string, assets: Assets): string {
     format: "esm",
     target: "esnext",
     external: ["bun", "bun:*"],
-    define: { BUNDLED: JSON.stringify(assets) },
+    define: { BUNDLED: JSON.stringify(assets), VERSION: JSON.stringify(JSON.parse(read("package.json")).version) },
+    alias: { "jsonc-parser": "jsonc-parser/lib/esm/main.js" }, // its main file loads parts by names that bundlers do not see
     // CommonJS packages ask for runtime modules by `require`, which a module does not have on Deno.
     banner: {
       js: '#!/usr/bin/env bun\nimport { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);',

@@ -70,8 +70,9 @@ import {
   webUrl,
 } from "./edge/names.ts";
 import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
-import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS } from "./engine/engine.ts";
+import { type Cluster, type Engine, type Log, type Member, messageOf, MINUTE_MS } from "./engine/engine.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
+import { readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
@@ -1490,22 +1491,29 @@ export async function startService({ engine, rooms, connections, clock }: Servic
 }
 
 /** Loads the engine that the settings ask for, and only that one. */
-export async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Promise<Engine> {
-  const tokenTtlMs = TOKEN_TTL_SECONDS * 1_000;
+export async function openEngine(settings: Settings, engineLog: Log = log): Promise<Engine> {
+  const { REDIS_URL, DATA, TOKEN_TTL_SECONDS } = settings;
+  const options = { tokenTtlMs: TOKEN_TTL_SECONDS * 1_000, log: engineLog };
   if (REDIS_URL === undefined) {
     const { SqliteEngine } = await import("./engine/sqlite.ts");
-    return new SqliteEngine({ folder: DATA, tokenTtlMs, log });
+    return new SqliteEngine({ folder: DATA, ...options });
   }
   const { RedisEngine } = await import("./engine/redis.ts");
-  return RedisEngine.open(REDIS_URL, { tokenTtlMs, log });
+  return RedisEngine.open(REDIS_URL, options);
 }
 
 declare const BUNDLED: Assets | undefined;
+declare const VERSION: string | undefined;
 
 function readAssets(): Assets {
   if (typeof BUNDLED !== "undefined") return BUNDLED;
   const folder = new URL("dist/", import.meta.url);
   return Object.fromEntries(ASSETS.map((name) => [name, readFileSync(new URL(name, folder), "utf8")])) as Assets;
+}
+
+function readVersion(): string {
+  if (typeof VERSION !== "undefined") return VERSION;
+  return JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")).version;
 }
 
 /** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
@@ -1528,7 +1536,28 @@ const untilSignal = (...signals: NodeJS.Signals[]) =>
 
 const LAST_LINES_MS = 500;
 
+/** Runs the command line. */
 async function main(): Promise<void> {
+  const command = readCommand(process.argv.slice(2));
+  if (command.name === "serve") return runService();
+  const settings = readSettings(process.env);
+  await runCommand(command, {
+    version: readVersion,
+    openEngine: (engineLog) => openEngine(settings, engineLog),
+    siteName: (text) => siteToImport(settings, text),
+    pageName,
+  });
+  process.exit(0);
+}
+
+/** The site that numbers are imported for: one of SITES. Without SITES, any that a page could have. */
+function siteToImport({ SITES }: Settings, text: string): string | undefined {
+  if (SITES !== undefined) return new AllowedSites(SITES).byName(text, "");
+  return parseSite(text)?.name ?? (text !== "" && isValidHost(text) ? text.toLowerCase() : undefined);
+}
+
+/** Serves until a signal comes. */
+async function runService(): Promise<void> {
   const openFiles = openFilesLimit();
   const settings = readSettings(process.env, openFiles);
   const engine = await openEngine(settings);

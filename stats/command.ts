@@ -1,0 +1,142 @@
+/** The command line: what `headcount` can do besides serving. */
+
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { type Engine, type Log, messageOf } from "../engine/engine.ts";
+import { BUSUANZI } from "./busuanzi.ts";
+import { type ExportOptions, exportAll, importBusuanzi, importFile, type TransferTools } from "./transfer.ts";
+
+export type Command =
+  | { readonly name: "serve" }
+  | { readonly name: "help" }
+  | { readonly name: "version" }
+  | ({ readonly name: "export" } & ExportOptions)
+  | { readonly name: "import"; readonly file: string; readonly source: string | undefined }
+  | { readonly name: "busuanzi"; readonly sitemap: string; readonly server: string };
+
+export const HELP = `headcount: how many people are on this site right now
+
+  headcount                                serves
+  headcount export [SITE] > FILE           writes everything that is kept, of one site or of all, as JSON
+  headcount import FILE                    restores an export, or adds totals that were counted elsewhere:
+                                           {"site":"example.com","total":12345,"visitors":2345,"pages":{"/post":321}}
+  headcount import --busuanzi SITEMAP_URL  asks busuanzi for each page of a sitemap
+  headcount --help, headcount --version
+
+  --secrets        for export: with the secrets of the service, so that it knows its visitors after a restore
+  --source NAME    for import: what to remember the totals by (the name of the file). Importing from the same
+                   source again replaces what was imported before, and never adds it twice
+  --server URL     for --busuanzi: another server (${BUSUANZI})
+
+The settings are read from the environment, as for serving: DATA or REDIS_URL say where the numbers are, and SITES
+which sites there are. All of this works while the service runs.
+`;
+
+/** @throws {Error} that says what is wrong with the arguments */
+export function readCommand(args: readonly string[]): Command {
+  const { values, positionals } = parse(args);
+  const [name = "serve", operand, ...more] = positionals;
+  const { busuanzi, secrets = false, source, server } = values;
+  if (values.help === true) return { name: "help" };
+  if (values.version === true) return { name: "version" };
+  const given = Object.keys(values);
+  const allow = (...options: string[]) => {
+    const wrong = given.find((option) => !options.includes(option));
+    if (wrong !== undefined) throw usage(`--${wrong} is no option of ${name}`);
+    if (more.length > 0) throw usage(`${JSON.stringify(more[0])} is one argument too many`);
+  };
+  if (name === "serve" && operand === undefined) {
+    allow();
+    return { name };
+  }
+  if (name === "export") {
+    allow("secrets");
+    return { name, site: operand, withSecrets: secrets };
+  }
+  if (name !== "import") throw usage(`${JSON.stringify(name)} is no command`);
+  if (busuanzi !== undefined) {
+    allow("busuanzi", "server");
+    if (operand !== undefined) throw usage(`${JSON.stringify(operand)} is one argument too many`);
+    return { name: "busuanzi", sitemap: busuanzi, server: (server ?? BUSUANZI).replace(/\/$/, "") };
+  }
+  allow("source");
+  if (operand === undefined) throw usage("import needs a file");
+  return { name, file: operand, source };
+}
+
+function parse(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      allowPositionals: true,
+      options: {
+        help: { type: "boolean", short: "h" },
+        version: { type: "boolean", short: "v" },
+        busuanzi: { type: "string" },
+        secrets: { type: "boolean" },
+        server: { type: "string" },
+        source: { type: "string" },
+      },
+    });
+  } catch (error) {
+    throw usage(messageOf(error));
+  }
+}
+
+const usage = (problem: string) => new Error(`${problem}\nheadcount --help tells what there is`);
+
+export interface CommandTools extends Pick<TransferTools, "siteName" | "pageName"> {
+  readonly version: () => string;
+  readonly openEngine: (log: Log) => Promise<Engine>;
+}
+
+/** Text is written in pieces of this length. */
+const PIECE_LENGTH = 65_536;
+
+/** Runs a command to its end. Results go to standard output, everything else to standard error. */
+export async function runCommand(command: Exclude<Command, { name: "serve" }>, tools: CommandTools): Promise<void> {
+  process.stdout.on("error", () => {}); // whoever waits for the write is told
+  if (command.name === "help") return write(HELP);
+  if (command.name === "version") return write(`headcount ${tools.version()}\n`);
+  const { siteName, pageName } = tools;
+  const engine = await tools.openEngine((level, event, fields = {}) => {
+    if (level !== "info") process.stderr.write(`${level}: ${event} ${JSON.stringify(fields)}\n`);
+  });
+  try {
+    await transfer(command, { store: engine, siteName, pageName, progress, sleep });
+  } finally {
+    if (process.stderr.isTTY) process.stderr.write(CLEAR_LINE);
+    await engine.close();
+  }
+}
+
+async function transfer(
+  command: Extract<Command, { name: "export" | "import" | "busuanzi" }>,
+  tools: TransferTools,
+): Promise<void> {
+  if (command.name === "import") return write(`${await importFile(tools, command.file, command.source)}\n`);
+  if (command.name === "busuanzi") return write(`${await importBusuanzi(tools, command.sitemap, command.server)}\n`);
+  let piece = "";
+  for await (const text of exportAll(tools, command)) {
+    piece += text;
+    if (piece.length < PIECE_LENGTH) continue;
+    await write(piece);
+    piece = "";
+  }
+  await write(piece);
+}
+
+const CLEAR_LINE = "\r\u001b[K";
+const sleep = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
+
+/** One line that changes, on a terminal only. */
+function progress(text: string): void {
+  if (process.stderr.isTTY) process.stderr.write(CLEAR_LINE + text.slice(0, (process.stderr.columns ?? 80) - 1));
+}
+
+/** Writes to standard output, no faster than its reader reads. */
+function write(text: string): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  process.stdout.write(text, (error) => (error ? reject(error) : resolve()));
+  return promise;
+}
