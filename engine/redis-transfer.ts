@@ -237,7 +237,7 @@ export class RedisTransfer implements TransferStore {
     const key = this.#key(site, `day:${day}`);
     const members = hashes.flatMap((hash) => ["0", hash]); // they are among the visitors before the day, also the new ones
     await this.#link.ask(async (client) => {
-      await client.zadd(key, ...members);
+      await client.zadd(key, "NX", ...members);
       await client.expire(key, DAY_TTL_SECONDS);
       await client.hset(this.#key(site, "counts"), "day", day, "newcomers", 0);
     });

@@ -334,7 +334,7 @@ day = tonumber(day)
 local function newcomers_in_set() return redis.call("ZCOUNT", set, 1, 1) end
 local newcomers_before = newcomers_in_set()
 local epoch = redis.call("HGET", counts, "epoch") or begin_epoch(counts)
-if #ARGV > 9 then redis.call("ZADD", set, unpack(ARGV, 10)) end
+if #ARGV > 9 then redis.call("ZADD", set, "NX", unpack(ARGV, 10)) end
 if redis.call("TTL", set) == -1 then redis.call("EXPIRE", set, ttl) end
 
 local function number(field) return tonumber(redis.call("HGET", counts, field) or 0) end

@@ -8,6 +8,7 @@ import { temporaryFolder } from "../support/leftovers.ts";
 import { sqlite } from "../support/unit.ts";
 import { contract } from "./contract.ts";
 import { totalsContract } from "./totals-contract.ts";
+import { transferContract } from "./transfer-contract.ts";
 
 const MINUTE = 60_000;
 
@@ -18,6 +19,10 @@ describe("sqlite engine", () => {
 
   describe("contract", () => contract("sqlite", async () => sqlite()));
   describe("totals contract", () => totalsContract("sqlite", async () => sqlite()));
+  describe("transfer contract", () => {
+    const open = async () => sqlite();
+    transferContract("sqlite", open, open);
+  });
 
   test("sqlite: a secret of one kind is not that of another, and a replaced salt does not come back", async () => {
     const monday = await engine.secret("salt", "monday");
