@@ -382,12 +382,20 @@ end
 collect(new, 1)
 collect(ledger, -1)
 
+local room = max_pages - (redis.call("HLEN", views) - redis.call("HEXISTS", views, other)) -- for new pages
+local function place_of(page, add)
+  if redis.call("HEXISTS", views, page) == 1 then return page end
+  if room <= 0 or add < 0 then return other end
+  room = room - 1
+  return page
+end
+
 local sums = {} -- key -> field -> its new value
 local function plan(cell, add)
   local key, field = views, string.sub(cell, 2)
   if cell == "t" then key, field = counts, "total"
   elseif cell == "u" then key, field = counts, "earlier"
-  else field = stored_page(views, field, max_pages, other) end
+  else field = place_of(field, add) end
   sums[key] = sums[key] or {}
   local value = sums[key][field] or tonumber(redis.call("HGET", key, field) or 0)
   sums[key][field] = math.max(0, value + add)
