@@ -84,7 +84,8 @@ export interface DayTotals {
 }
 
 /** What a secret is for: signing visitors and tokens, IDENTITY=hash, and the visitors of a day. */
-export type SecretKind = "signing" | "salt" | "day";
+export const SECRET_KINDS = ["signing", "salt", "day"] as const;
+export type SecretKind = (typeof SECRET_KINDS)[number];
 
 /** Keeps the secrets of the service. */
 export interface SecretStore {

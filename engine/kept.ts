@@ -18,7 +18,8 @@ export interface KeptSite {
   readonly visitors: number;
   /** Page → views. */
   readonly views: ReadonlyMap<string, number>;
-  readonly readings: readonly ReadingSum[];
+  /** Page → how it was read. */
+  readonly readings: ReadonlyMap<string, KeptReading>;
   readonly days: readonly DayTotals[];
   /** One for each minute, oldest first. */
   readonly peaks: readonly Peak[];
@@ -29,7 +30,8 @@ export interface KeptSite {
   readonly today: { readonly day: number; readonly hashes: readonly string[] } | undefined;
 }
 
-interface PageReading {
+/** Sums are kept in whole milliseconds by Redis, so an export has no more than that. */
+export interface KeptReading {
   ms: number;
   readonly histogram: [bucket: number, views: number][];
 }
@@ -43,7 +45,7 @@ export function* entriesOf(kept: KeptSite): Generator<KeptEntry> {
   const { site, total, visitors, views, days, highest, imports, today } = kept;
   yield { site, total, visitors };
   for (const [page, count] of sortedEntries(views)) if (count > 0) yield { site, page, views: count };
-  for (const [page, { ms, histogram }] of sortedEntries(pageReadings(kept.readings)))
+  for (const [page, { ms, histogram }] of sortedEntries(kept.readings))
     if (histogram.length > 0)
       yield { site, page, seconds: Math.max(0, ms) / 1_000, histogram: histogram.toSorted(([a], [b]) => a - b) };
   for (const { day, views: count, visitors: ofDay } of days) yield { site, day, views: count, visitors: ofDay };
@@ -60,9 +62,9 @@ export function* entriesOf(kept: KeptSite): Generator<KeptEntry> {
     yield { site, day: today.day, hashes: hashes.slice(from, from + MAX_PER_ENTRY) };
 }
 
-/** Sums are kept in whole milliseconds by Redis, so an export has no more than that. */
-function pageReadings(sums: readonly ReadingSum[]): Map<string, PageReading> {
-  const pages = new Map<string, PageReading>();
+/** Puts the buckets of each page together. */
+export function readingsByPage(sums: readonly ReadingSum[]): Map<string, KeptReading> {
+  const pages = new Map<string, KeptReading>();
   for (const { page, bucket, views, seconds } of sums) {
     const reading = pages.get(page) ?? { ms: 0, histogram: [] };
     pages.set(page, reading);

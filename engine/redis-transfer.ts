@@ -23,7 +23,7 @@ import {
   type TotalsStore,
   type TransferStore,
 } from "./engine.ts";
-import { entriesOf, type KeptSite, sorted } from "./kept.ts";
+import { entriesOf, type KeptSite, readingsByPage, sorted } from "./kept.ts";
 import type { Client, Link } from "./link.ts";
 import { keyOf, type Options, siteOfKey } from "./options.ts";
 import { DAY_TTL_SECONDS } from "./redis-totals.ts";
@@ -85,7 +85,7 @@ export class RedisTransfer implements TransferStore {
       total,
       visitors,
       views: new Map(Object.entries(views).map(([page, count]) => [page, Number(count)])),
-      readings: await this.#store.readings(site),
+      readings: readingsByPage(await this.#store.readings(site)),
       days: await this.#store.days(site, 0),
       peaks: await this.#store.history(site, 0, 1),
       highest: await this.#store.highest(site),

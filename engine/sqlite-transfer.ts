@@ -10,7 +10,7 @@ import {
   type ReadingSum,
   type SecretKind,
 } from "./engine.ts";
-import { addExactly, differenceOf, type KeptSite, sorted } from "./kept.ts";
+import { addExactly, differenceOf, type KeptSite, readingsByPage, sorted } from "./kept.ts";
 import { daysSince, siteTotals } from "./sqlite-totals.ts";
 
 /** What was imported from which source, so it can be replaced and is never added twice. */
@@ -70,7 +70,7 @@ export function keptSite(database: DatabaseSync, site: string): KeptSite {
     total,
     visitors,
     views: new Map(all<{ page: string; views: number }>(SQL.views).map(({ page, views }) => [page, views])),
-    readings: all<ReadingSum>(SQL.readings),
+    readings: readingsByPage(all<ReadingSum>(SQL.readings)),
     days: daysSince(database, site, 0) satisfies DayTotals[],
     peaks: all<Peak>(SQL.history),
     highest: database.prepare(SQL.highest).get(site) as Peak | undefined,

@@ -10,7 +10,7 @@
 
 import { closeSync, openSync, readSync } from "node:fs";
 import * as v from "valibot";
-import { type KeptEntry, MAX_PER_ENTRY } from "../engine/engine.ts";
+import { type KeptEntry, MAX_PER_ENTRY, SECRET_KINDS } from "../engine/engine.ts";
 
 /** A file that cannot be read, and where. */
 export class FileProblem extends Error {
@@ -59,7 +59,7 @@ const Entry = v.union([
   v.strictObject({ site: name, highest: peak }),
   v.strictObject({ site: name, day: count, hashes: list(v.pipe(v.string(), v.regex(/^[\w-]{1,64}$/))) }),
   v.strictObject({
-    secret: v.picklist(["signing", "salt", "day"]),
+    secret: v.picklist(SECRET_KINDS),
     name: v.pipe(v.string(), v.regex(/^[\w-]{0,64}$/)),
     value: v.pipe(v.string(), v.regex(/^[\w-]{16,256}$/)),
   }),
