@@ -41,41 +41,52 @@
  */
 
 import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
-import { readFileSync } from "node:fs";
 import process from "node:process";
-import { URL } from "node:url";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { getCookie, setCookie } from "hono/cookie";
-import { etag } from "hono/etag";
 import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
 import * as v from "valibot";
 import { createFileCheck, Guard, openFilesLimit, problem, type Reason, REFUSALS } from "./edge/guard.ts";
+import { createHints } from "./edge/hints.ts";
 import { droppedLines, flushLog, guarded, isTerminal, log, print, report } from "./edge/log.ts";
 import {
   AllowedSites,
   clientAddress,
   hostOf,
   isSecure,
+  isTooLong,
   isValidHost,
   limitKey,
   originOf,
   pageName,
   parseBlock,
   ownOrigin,
+  paramsOf,
   parseSite,
+  queryOf,
   refererUrl,
   userAgentOf,
   webUrl,
 } from "./edge/names.ts";
-import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
-import { type Cluster, type Engine, type Log, type Member, messageOf, MINUTE_MS } from "./engine/engine.ts";
+import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
+import {
+  type Cluster,
+  type Engine,
+  type Log,
+  type Member,
+  messageOf,
+  MINUTE_MS,
+  NotYetKnownError,
+  type SharedSettings,
+} from "./engine/engine.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
 import { readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
+import { addPublicRoutes } from "./stats/public-routes.ts";
 import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
 import { type TotalNumbers, Totals } from "./stats/totals.ts";
 
@@ -94,18 +105,23 @@ const integer = (min: number, max: number, what = "a number") => {
 };
 const limit = integer(1, 10_000_000);
 
+const flag = v.picklist(["true", "false"], "true or false");
+
+const entriesOf = (text: string) => text.split(/[\s,]+/).filter(Boolean);
+
 /** A list, separated by commas or spaces. `parse` returns undefined for an entry that it cannot read. */
 const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
   v.pipe(
     v.string(),
-    v.transform((text) =>
-      text
-        .split(/[\s,]+/)
-        .filter(Boolean)
-        .map(parse),
+    v.check(
+      (text) => !entriesOf(text).map(parse).includes(undefined),
+      ({ input }) => `${expected}: ${JSON.stringify(entriesOf(input).find((entry) => !parse(entry)))} is none of them`,
     ),
-    v.check((entries) => !entries.includes(undefined), expected),
-    v.transform((entries) => entries.filter((entry) => entry !== undefined)),
+    v.transform((text) =>
+      entriesOf(text)
+        .map(parse)
+        .filter((entry) => entry !== undefined),
+    ),
   );
 const SITE_LIST = "a list of sites such as example.com, https://example.com:8443 or *.example.com";
 const BLOCK_LIST = "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32";
@@ -119,6 +135,7 @@ const Environment = v.object({
   DENY: v.optional(listOf(parseBlock, BLOCK_LIST), ""),
   DATA: v.optional(v.string(), "./data"),
   REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
+  PUBLIC_DASHBOARD: v.optional(flag, "false"),
   ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
   GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
   HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them are below nginx's 60 s
@@ -130,7 +147,7 @@ const Environment = v.object({
   MAX_VISITORS_PER_IP: v.optional(limit, "60"),
   MAX_CONNECTIONS: v.optional(limit),
   IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
-  COUNT_BOTS: v.optional(v.picklist(["true", "false"], "true or false"), "false"),
+  COUNT_BOTS: v.optional(flag, "false"),
 });
 
 export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
@@ -189,6 +206,11 @@ export class Signer {
 
   constructor(secret: string) {
     this.#key = createSecretKey(Buffer.from(secret));
+  }
+
+  /** Tells two secrets apart, and nothing else about them. */
+  get fingerprint(): string {
+    return this.#sign("fingerprint");
   }
 
   /** `id.signature`, which a browser keeps. The signature covers the site, so an id is worth nothing on another site. */
@@ -329,6 +351,7 @@ const ownRoom = (room: object) => room as RoomState;
 const ownSite = (site: Site) => site as SiteState;
 
 const SCAN_MS = 50; // how often departures and waiting sites are looked at
+const MAX_DEPARTURES = 4_000; // per scan: those of 20,000 visitors who close their page at once take half a second
 const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 750; // plus the time of a broadcast to 20,000 pages, this is within the promised second
 /** A frame to one page costs about 10 µs (measured). Broadcasts may take an eighth of the time, hence 80 µs per page. */
@@ -536,9 +559,11 @@ export class Rooms {
   }
 
   #expire(departures: Set<Departure>, now: number): void {
+    let left = MAX_DEPARTURES;
     for (const departure of departures) {
       const { site, room, visitor, at } = departure;
-      if (at > now) return;
+      if (at > now || left === 0) return;
+      left -= 1;
       departures.delete(departure);
       if (room.members.get(visitor) !== departure) continue; // the visitor came back
       room.members.delete(visitor);
@@ -680,6 +705,7 @@ const RECONNECTS_PER_SECOND = 2_500; // a node takes as many with ease
 const DRAIN_MS = 8_000;
 const RECORD_MS = 5_000; // how much of the statistics a crash may lose
 const MAX_SWEEP_MS = 1_000;
+const MAX_REFRESHES = 100; // per scan: each asks the engine for a median
 
 const PageFrame = v.pipe(
   v.strictObject({ page: v.optional(v.string()), active: v.optional(v.boolean()) }),
@@ -690,6 +716,9 @@ export class Connections {
   /** What has happened since the start. */
   readonly counters = { frames: 0, pings: 0, silent: 0, slow: 0 };
   readonly #open = new Set<Connection>();
+  /** Connections that have moved to another page: those that wait for its numbers, and those that wait for its median. */
+  readonly #moved = new Set<Connection>();
+  readonly #toRefresh = new Set<Connection>();
   readonly #rooms: Rooms;
   readonly #guard: Guard;
   readonly #journal: Journal;
@@ -791,6 +820,8 @@ export class Connections {
     if (!this.#open.delete(connection)) return;
     const now = this.#clock.now();
     connection.socket = undefined;
+    this.#moved.delete(connection);
+    this.#toRefresh.delete(connection);
     this.#guard.pageClosed(connection.addressKey);
     this.#journal.endView(connection, true, now);
     this.#rooms.close(connection, now);
@@ -798,6 +829,11 @@ export class Connections {
 
   /** Sends what has changed. Called every 50 ms, and by `flushSoon`. */
   flush(): void {
+    for (const connection of this.#moved) {
+      this.#sendAll(connection);
+      this.#toRefresh.add(connection);
+    }
+    this.#moved.clear();
     for (const { site, page, siteChanged, pageChanged } of this.#rooms.tick(this.#clock.now())) {
       const { total } = site.room;
       const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === total; // or the old one, reached again
@@ -813,7 +849,7 @@ export class Connections {
 
   /** Flushes at the end of this turn of the event loop, so that everything that happens in one turn is in one frame. */
   flushSoon(): void {
-    if (this.#willFlush || !this.#rooms.isDirty) return;
+    if (this.#willFlush || (!this.#rooms.isDirty && this.#moved.size === 0)) return;
     this.#willFlush = true;
     setImmediate(this.#flushNow);
   }
@@ -824,18 +860,26 @@ export class Connections {
   });
 
   /**
-   * Counts the visitor of today, and brings peak, median and totals up to date. A new peak or median is sent to this
-   * connection now, and to others when their numbers are repeated.
+   * Counts the visitor of today, and brings peak, median and totals up to date. A new peak or median, and totals that were
+   * not known, are sent to this connection now, and to others when their numbers are repeated.
    */
   async refresh(connection: Connection): Promise<void> {
     const { visitor, site, room } = connection;
     const now = this.#clock.now();
     if (visitor !== "") await this.#totals.countVisitor(room.site, visitor);
-    const [hasChanged] = await Promise.all([
+    const changes = await Promise.all([
       this.#journal.refresh(site.room, room, now),
       this.#totals.refresh(room.site, room.page ?? "", now),
     ]);
-    if (hasChanged) this.#sendAll(connection);
+    if (changes.includes(true)) this.#sendAll(connection);
+  }
+
+  /** Brings the numbers of those up to date who have moved to another page: some now, the others next time. */
+  refreshMoved(): void {
+    for (const connection of [...this.#toRefresh].slice(0, MAX_REFRESHES)) {
+      this.#toRefresh.delete(connection);
+      this.refresh(connection).catch(report);
+    }
   }
 
   /** Frees connections that never opened, closes silent ones, pings and repeats when it is time. */
@@ -867,7 +911,10 @@ export class Connections {
     const record = () => this.record().catch(report);
     const timers = [
       setInterval(
-        guarded(() => this.flush()),
+        guarded(() => {
+          this.flush();
+          this.refreshMoved();
+        }),
         SCAN_MS,
       ),
       setInterval(
@@ -903,8 +950,7 @@ export class Connections {
     const isOnlyView = this.#rooms.isOnlyConnection(connection);
     this.#journal.beginView(connection, { isOnlyView, isContinued: false }, now);
     this.#countView(connection);
-    this.#sendAll(connection);
-    this.refresh(connection).catch(report);
+    this.#moved.add(connection); // a tab that moves many times in one turn gets one frame
     this.flushSoon();
   }
 
@@ -1023,6 +1069,7 @@ export interface AppOptions {
   readonly engine: Engine;
   readonly metrics: Metrics;
   readonly assets: Assets;
+  readonly version: string;
   /** The day that it is now, on the calendar of TZ. */
   readonly today: () => number;
   /** The password of the user `admin`. */
@@ -1039,18 +1086,33 @@ const TokenRequest = v.pipe(
   }),
 );
 const MAX_BODY_BYTES = 4_096;
-const CACHED_ORIGINS = 1_000;
-const CACHED_USER_AGENTS = 1_000;
+/** A cache whose keys strangers choose, and choose long: a thousand keys of the usual length. */
+const CACHED_HEADERS = { max: 1_000, maxSize: 200_000, sizeCalculation: (_: unknown, key: string) => 1 + key.length };
 const CACHED_HASH_VISITORS = 50_000;
 const COOKIE_SECONDS = 30 * 86_400;
 const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read these with the operator's password
 
 /** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */
 export function createApp(options: AppOptions): Hono<App> {
-  const { settings, allowedSites, guard, rooms, connections, journal, engine, metrics, assets, password } = options;
+  const {
+    settings,
+    allowedSites,
+    guard,
+    rooms,
+    connections,
+    journal,
+    totals,
+    engine,
+    metrics,
+    assets,
+    version,
+    password,
+  } = options;
+  const hints = createHints(settings.TRUST_PROXY, allowedSites);
   const refuse: Refuse = (c, reason, detail) => {
     metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
-    return problem(c, reason, detail);
+    if (reason === "origin") hints.originRefused(originOf(c));
+    return problem(c, reason, detail ?? hints.detailOf(c, reason));
   };
   const forSite = createSiteQuestions(settings, allowedSites, connections, refuse);
   const app = new Hono<App>();
@@ -1059,7 +1121,10 @@ export function createApp(options: AppOptions): Hono<App> {
     const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
     c.set("address", address);
     c.set("addressKey", limitKey(address));
-    const refused = guard.checkAddress(address) ?? (isValidHost(hostOf(c)) ? undefined : "host");
+    hints.lookAt(c);
+    const refused = isTooLong(c.req.url)
+      ? "url"
+      : (guard.checkAddress(address) ?? (isValidHost(hostOf(c)) ? undefined : "host"));
     if (refused !== undefined) c.res = refuse(c, refused);
     else await next();
     if (c.res.status !== 101 && !PRIVATE_PATH.test(c.req.path)) allowAllOrigins(c); // Deno's 101 must stay as it is
@@ -1071,16 +1136,19 @@ export function createApp(options: AppOptions): Hono<App> {
   });
   addTokenRoute(app, options, refuse);
   addSocketRoute(app, options, refuse);
-  addCountRoutes(app, options, forSite);
+  addPublicRoutes(app, { journal, totals, engine, live: rooms, connections, forSite, pageName, paramsOf, refuse });
   addStatsRoutes(app, {
     journal,
+    totals,
     engine,
     live: rooms,
     listedSites: allowedSites.names,
     connections,
     metrics,
+    version,
     maxConnections: settings.MAX_CONNECTIONS,
     operatorOnly: operatorOnly(guard, password, refuse),
+    isPublic: settings.PUBLIC_DASHBOARD === "true",
     forSite,
     refuseUnknown: (c) => refuse(c, "unknown"),
     titleOf: (reason) => REFUSALS[reason as Reason][1],
@@ -1106,7 +1174,7 @@ const refuseOrigin = (c: Context, refuse: Refuse) =>
 /** Returns a function that finds the embedder of a request. Results are cached by Origin and Host. */
 function createEmbedderLookup(allowedSites: AllowedSites): (c: RequestContext) => Embedder {
   const cache = new LRUCache<string, Embedder>({
-    max: CACHED_ORIGINS,
+    ...CACHED_HEADERS,
     memoMethod: (key) => {
       const [header, host = ""] = key.split("\n");
       const origin = webUrl(header);
@@ -1125,7 +1193,8 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
     allowedSites.byOrigin(webUrl(ownOrigin(c, settings.TRUST_PROXY)), host) ?? host;
   return (answer: SiteHandler): Handler =>
     async (c) => {
-      const { site: name, page: rawPage } = c.req.query();
+      const name = queryOf(c, "site");
+      const rawPage = queryOf(c, "page");
       if (name === undefined) c.header("Vary", "Referer");
       const host = hostOf(c);
       const asking = webUrl(c.req.header("origin")) ?? refererUrl(c.req.header("referer"));
@@ -1139,7 +1208,8 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
       try {
         return await answer(c, site, page);
       } catch (error) {
-        if (!connections.stale) report(error); // that the engine is away was reported already
+        const isExpected = connections.stale || error instanceof NotYetKnownError; // that the engine is away was reported
+        if (!isExpected) report(error);
         return refuse(c, "journal");
       }
     };
@@ -1153,7 +1223,7 @@ function addTokenRoute(
 ): void {
   const embedderOf = createEmbedderLookup(allowedSites);
   const identify = createIdentify(settings, signer, engine, today);
-  const bots = new LRUCache<string, boolean>({ max: CACHED_USER_AGENTS, memoMethod: (userAgent) => isbot(userAgent) });
+  const bots = new LRUCache<string, boolean>({ ...CACHED_HEADERS, memoMethod: (userAgent) => isbot(userAgent) });
   const isCrawler = (c: RequestContext) => bots.memo(userAgentOf(c));
 
   app.post("/token", limitBody(refuse), async (c) => {
@@ -1196,7 +1266,7 @@ function addSocketRoute(
     if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
     const { origin, site } = embedderOf(c);
     if (site === undefined) return refuseOrigin(c, refuse);
-    const claims = signer.readToken(origin, c.req.query("token") ?? "", engine.wallClock());
+    const claims = signer.readToken(origin, queryOf(c, "token") ?? "", engine.wallClock());
     const stopTimer = metrics.claimDuration.startTimer();
     const isClaimed = claims !== undefined && (await engine.spend(claims, engine.wallClock()));
     stopTimer();
@@ -1256,30 +1326,6 @@ function setVisitorCookie(c: RequestContext, site: string, signed: string, secur
 const cookieName = (site: string, secure: boolean) =>
   `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w-]/g, "_")}`;
 
-/** The numbers for everybody, and the scripts that show them. */
-function addCountRoutes(
-  app: Hono<App>,
-  { rooms, connections, journal, engine, assets }: AppOptions,
-  forSite: (answer: SiteHandler) => Handler,
-): void {
-  const count = async (site: string, page?: string) =>
-    rooms.count(site, page) ?? (await engine.cluster?.count(site, page)) ?? 0;
-
-  const answerCount: SiteHandler = async (c, site, page) => {
-    c.header("Cache-Control", "public, max-age=5");
-    const [ofSite, ofPage, peak] = await Promise.all([count(site), page && count(site, page), journal.peak(site)]);
-    return c.json({ site: ofSite, page: ofPage, peak, stale: connections.stale || undefined });
-  };
-  app.get("/count", etag(), forSite(answerCount));
-
-  const answerBadge: SiteHandler = async (c, site) => {
-    c.header("Cache-Control", "public, max-age=5");
-    c.header("Content-Type", "image/svg+xml; charset=utf-8");
-    return c.body(assets["badge.svg"].replaceAll("{{count}}", String(await count(site))));
-  };
-  app.get("/badge.svg", etag(), forSite(answerBadge));
-}
-
 /** Lets only the operator pass. */
 function operatorOnly(guard: Guard, password: string, refuse: Refuse): MiddlewareHandler {
   const authorization = `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
@@ -1297,7 +1343,7 @@ function operatorOnly(guard: Guard, password: string, refuse: Refuse): Middlewar
  */
 function addCheckRoute(app: Hono<App>, { settings, allowedSites }: AppOptions): void {
   app.get("/check/request", (c) => {
-    const asked = c.req.query("site") ?? "";
+    const asked = queryOf(c, "site") ?? "";
     const host = hostOf(c);
     const site = allowedSites.byName(asked, host) ?? allowedSites.byOrigin(webUrl(asked), host);
     const asking = c.req.header("origin"); // which every foreign page sends
@@ -1365,6 +1411,34 @@ const UPGRADED = new Response(null, { status: 101 });
 const WEBSOCKET_KEY = /^[\w+/]{22}==$/; // 16 bytes (RFC 6455, 4.1)
 const RELISTEN_MS = 100;
 
+/** A method of Deno's sockets that Deno (2.9.5) calls for each text, binary and pong frame. Undefined where there is none. */
+const FRAME_CAME =
+  typeof Deno === "undefined"
+    ? undefined
+    : Object.getOwnPropertySymbols(WebSocket.prototype).find(
+        ({ description }) => description === "[[serverHandleIdleTimeout]]",
+      );
+
+/**
+ * Deno has no event for pongs, and one connection that sends pongs as fast as it can would stop the service. So this listens
+ * to a method of Deno's own. A frame was a pong when no message follows it; that is known with the next frame.
+ * @returns a function to be called when a message comes
+ */
+function onPong(socket: WebSocket, heard: () => void): () => void {
+  if (FRAME_CAME === undefined) return () => {};
+  const methods = socket as unknown as Record<symbol, () => void>;
+  const handleFrame = methods[FRAME_CAME];
+  let mayBePong = false;
+  methods[FRAME_CAME] = () => {
+    if (mayBePong) heard();
+    mayBePong = true;
+    handleFrame?.call(socket);
+  };
+  return () => {
+    mayBePong = false;
+  };
+}
+
 const serveOnDeno: Serve = (app, connections, settings) => {
   const idleTimeout = 2 * settings.HEARTBEAT_SECONDS; // Deno pings at half of it, and sends do not defer it
   const upgrade = (request: Request, connection: Connection): Response | undefined => {
@@ -1375,7 +1449,14 @@ const serveOnDeno: Serve = (app, connections, settings) => {
       const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout });
       socket.binaryType = "arraybuffer";
       socket.onopen = guarded(() => connections.opened(connection, socket));
-      socket.onmessage = guarded((event) => connections.received(connection, event.data));
+      const messageCame = onPong(
+        socket,
+        guarded(() => connections.heard(connection)),
+      );
+      socket.onmessage = guarded((event) => {
+        messageCame();
+        connections.received(connection, event.data);
+      });
       socket.onclose = guarded(() => connections.closed(connection));
       socket.onerror = guarded(() => connections.closed(connection));
       return response;
@@ -1420,12 +1501,15 @@ const listen: Serve = (app, connections, settings) => {
 // ── 7. Service ───────────────────────────────────────────────────────────────────────────────────────────────────────
 // How the parts are put together. `main` and the tests use the same function.
 
+const GENERATED_PASSWORD_LENGTH = 16; // 96 bits
 const HOLD_MS = 15_000; // how long a restarted node counts the visitors who were online before
 
 export interface ServiceOptions {
   readonly settings: Settings;
   readonly engine: Engine;
   readonly assets: Assets;
+  /** @default {"development"} */
+  readonly version?: string;
   readonly clock?: Clock;
   /** How many files this process may open; Infinity where that is unknown. */
   readonly openFiles?: number;
@@ -1438,7 +1522,7 @@ export interface Service extends AppOptions {
 
 /** Builds the service. Nothing runs, and nobody is counted, before `startService`. */
 export async function createService(options: ServiceOptions): Promise<Service> {
-  const { settings, engine, assets, clock = systemClock, openFiles = Infinity } = options;
+  const { settings, engine, assets, version = "development", clock = systemClock, openFiles = Infinity } = options;
   const metrics = createMetrics();
   const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
   const allowedSites = new AllowedSites(settings.SITES);
@@ -1455,7 +1539,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
   const connections = new Connections({ rooms, guard, journal, totals, heartbeatMs, onBroadcast, clock });
-  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines });
+  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines, version });
   engine.cluster?.listen({
     total: (room, total) => {
       rooms.setTotal(room, total);
@@ -1463,10 +1547,35 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     },
     stale: (stale) => connections.setStale(stale),
   });
-  const password = settings.ADMIN_PASSWORD ?? randomBytes(12).toString("base64url");
+  engine.cluster?.share(sharedSettings(settings, allowedSites, signer));
+  const password = settings.ADMIN_PASSWORD ?? (await engine.secret("admin", "")).slice(0, GENERATED_PASSWORD_LENGTH);
   const stats = { journal, totals, today, metrics };
-  const parts = { settings, allowedSites, signer, guard, rooms, connections, engine, assets, password, ...stats };
+  const parts = {
+    settings,
+    allowedSites,
+    signer,
+    guard,
+    rooms,
+    connections,
+    engine,
+    assets,
+    version,
+    password,
+    ...stats,
+  };
   return { ...parts, clock, app: createApp(parts) };
+}
+
+/** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */
+function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Signer): SharedSettings {
+  const { GRACE_SECONDS, TOKEN_TTL_SECONDS, IDENTITY } = settings;
+  return {
+    SECRET: signer.fingerprint,
+    SITES: [...names].toSorted().join(" "),
+    GRACE_SECONDS: String(GRACE_SECONDS),
+    TOKEN_TTL_SECONDS: String(TOKEN_TTL_SECONDS),
+    IDENTITY,
+  };
 }
 
 /**
@@ -1492,32 +1601,17 @@ export async function startService({ engine, rooms, connections, clock }: Servic
 
 /** Loads the engine that the settings ask for, and only that one. */
 export async function openEngine(settings: Settings, engineLog: Log = log): Promise<Engine> {
-  const { REDIS_URL, DATA, TOKEN_TTL_SECONDS } = settings;
-  const options = { tokenTtlMs: TOKEN_TTL_SECONDS * 1_000, log: engineLog };
-  if (REDIS_URL === undefined) {
+  const options = { tokenTtlMs: settings.TOKEN_TTL_SECONDS * 1_000, log: engineLog };
+  if (settings.REDIS_URL === undefined) {
     const { SqliteEngine } = await import("./engine/sqlite.ts");
-    return new SqliteEngine({ folder: DATA, ...options });
+    return SqliteEngine.open({ folder: settings.DATA, ...options });
   }
   const { RedisEngine } = await import("./engine/redis.ts");
-  return RedisEngine.open(REDIS_URL, options);
-}
-
-declare const BUNDLED: Assets | undefined;
-declare const VERSION: string | undefined;
-
-function readAssets(): Assets {
-  if (typeof BUNDLED !== "undefined") return BUNDLED;
-  const folder = new URL("dist/", import.meta.url);
-  return Object.fromEntries(ASSETS.map((name) => [name, readFileSync(new URL(name, folder), "utf8")])) as Assets;
-}
-
-function readVersion(): string {
-  if (typeof VERSION !== "undefined") return VERSION;
-  return JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")).version;
+  return RedisEngine.open(settings.REDIS_URL, options);
 }
 
 /** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
-function announce({ settings, password }: Service, port: number): void {
+function announce({ settings, version, password }: Service, port: number): void {
   const { HOST, SITES, ADMIN_PASSWORD } = settings;
   const host = HOST === "0.0.0.0" || HOST === "::" ? "localhost" : HOST.includes(":") ? `[${HOST}]` : HOST;
   const url = `http://${host}:${port}/`;
@@ -1525,9 +1619,9 @@ function announce({ settings, password }: Service, port: number): void {
   const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!isTerminal) return log("info", "ready", { url, snippet, ...credentials });
-  const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password}, made for this run)` : "";
-  print(`\nHeadcount is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
+  if (!isTerminal) return log("info", "ready", { url, version, snippet, ...credentials });
+  const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password})` : "";
+  print(`\nHeadcount ${version} is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
   print(`Dashboard: ${url}dashboard${generated}`);
 }
 
@@ -1536,24 +1630,18 @@ const untilSignal = (...signals: NodeJS.Signals[]) =>
 
 const LAST_LINES_MS = 500;
 
-/** Runs the command line. */
+/** Serves, or does what the command line says instead. */
 async function main(): Promise<void> {
   const command = readCommand(process.argv.slice(2));
-  if (command.name === "serve") return runService();
-  const settings = readSettings(process.env);
-  await runCommand(command, {
-    version: readVersion,
-    openEngine: (engineLog) => openEngine(settings, engineLog),
-    siteName: (text) => siteToImport(settings, text),
-    pageName,
-  });
+  if (command.name === "serve") await runService();
+  else
+    await runCommand(command, readVersion, async (engineLog) => {
+      const settings = readSettings(process.env);
+      const sites = new AllowedSites(settings.SITES);
+      const store = await openEngine(settings, engineLog);
+      return { store, siteName: (name) => sites.forImport(name), pageName };
+    });
   process.exit(0);
-}
-
-/** The site that numbers are imported for: one of SITES. Without SITES, any that a page could have. */
-function siteToImport({ SITES }: Settings, text: string): string | undefined {
-  if (SITES !== undefined) return new AllowedSites(SITES).byName(text, "");
-  return parseSite(text)?.name ?? (text !== "" && isValidHost(text) ? text.toLowerCase() : undefined);
 }
 
 /** Serves until a signal comes. */
@@ -1561,7 +1649,7 @@ async function runService(): Promise<void> {
   const openFiles = openFilesLimit();
   const settings = readSettings(process.env, openFiles);
   const engine = await openEngine(settings);
-  const service = await createService({ settings, engine, assets: readAssets(), openFiles });
+  const service = await createService({ settings, engine, assets: readAssets(), version: readVersion(), openFiles });
   const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
   const stop = await startService(service);
   announce(service, port);
@@ -1569,7 +1657,6 @@ async function runService(): Promise<void> {
   log("info", "stopping", { pages: service.connections.size });
   await stop();
   await flushLog(LAST_LINES_MS);
-  process.exit(0);
 }
 
 if (import.meta.main) {

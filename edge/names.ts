@@ -2,7 +2,7 @@
  * Names and addresses: which site, page and address a request is about. Nothing a client sends is used as it is.
  */
 
-import { URL } from "node:url";
+import { URL, URLSearchParams } from "node:url";
 import type { Context } from "hono";
 import ipaddr from "ipaddr.js";
 
@@ -23,7 +23,7 @@ export function parseSite(entry: string): AllowedSite | undefined {
   const isOrigin = entry.includes("://");
   const url = webUrl(isOrigin ? entry : `http://${isWildcard ? entry.slice(2) : entry}`);
   const hasMore = url !== undefined && url.href !== `${url.origin}/`; // a path, a query, a user …
-  if (url === undefined || hasMore || url.host.includes("*")) return undefined;
+  if (url === undefined || hasMore || !HOST_NAME.test(url.hostname)) return undefined;
   const host = url.hostname;
   if (isOrigin) return { name: url.origin, matches: ({ origin }) => origin === url.origin };
   if (url.port !== "") return undefined;
@@ -35,6 +35,8 @@ export function parseSite(entry: string): AllowedSite | undefined {
   return { name: host, matches: ({ port, hostname }) => hostname === host && (port === "" || host === "localhost") };
 }
 
+/** A host name as a URL has it: in lower case and punycode, or an IPv6 address in brackets. */
+const HOST_NAME = /^[a-z\d]([a-z\d._-]*[a-z\d])?$|^\[[\da-f:.]+\]$/;
 const MAX_ORIGIN_LENGTH = 300; // a host name has at most 253 characters
 
 /** Reads an origin. Undefined when it is missing, `null`, longer than any origin, or neither http nor https. */
@@ -76,24 +78,44 @@ export class AllowedSites {
     );
   }
 
+  /**
+   * The setting that would allow a host. For `www.` and its apex that is one wildcard, because two entries would be two
+   * sites with a count each.
+   */
+  adviceFor(host: string): string {
+    const apex = host.replace(/^www\./, "");
+    const isVariant = [apex, `www.${apex}`].some((name) => this.#entries.some((site) => site.name === name));
+    const others = this.#entries.map(({ name }) => name).filter((name) => !isVariant || !name.endsWith(apex));
+    return `SITES=${[...others, isVariant || host !== apex ? `*.${apex}` : host].join(",")}`;
+  }
+
   /** The site of this name, if there is one. A host that an entry covers stands for the site of that entry. */
   byName(name: string, host: string): string | undefined {
     if (this.names.has(name) || name === host) return name;
     return this.byOrigin(webUrl(`https://${name}`), host);
+  }
+
+  /** The site that numbers from elsewhere are imported for: one of SITES or, without SITES, any that a page may have. */
+  forImport(name: string): string | undefined {
+    if (name === "") return undefined;
+    if (this.#fallback.length === 0) return this.byName(name, "");
+    return parseSite(name)?.name ?? (isValidHost(name) ? name.toLowerCase() : undefined);
   }
 }
 
 const MAX_PAGE_NAME_LENGTH = 1_024;
 // oxlint-disable-next-line no-control-regex -- these characters must not be stored, logged or shown
 const CONTROL_CHARACTER = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
+/** Normalising takes quadratic time in a run of marks. Text of any language has at most 30 in a row (Unicode TR 15, 13). */
+const TOO_MANY_MARKS = /\p{M}{31}/u;
 
 /**
  * The one name of a page: `/caf%C3%A9/index.html?x=1` and `/café/` → `/café`. Undefined when the name is empty, longer
- * than 1,024 characters, or holds control characters or half a surrogate pair.
+ * than 1,024 characters, or holds control characters, half a surrogate pair or more than 30 combining marks in a row.
  */
 export function pageName(text: string): string | undefined {
   const path = decoded(text.replace(/\?[^#]*/, ""));
-  if (text === "" || path.length > MAX_PAGE_NAME_LENGTH) return undefined; // before normalize, whose time is quadratic
+  if (text === "" || path.length > MAX_PAGE_NAME_LENGTH || TOO_MANY_MARKS.test(path)) return undefined;
   const name = path.normalize("NFC").replace(/\/(index\.html?)?$/, "") || "/";
   const isValid = name.length <= MAX_PAGE_NAME_LENGTH && !CONTROL_CHARACTER.test(name) && name.isWellFormed();
   return isValid ? name : undefined;
@@ -120,13 +142,16 @@ export function parseBlock(entry: string): AddressBlock | undefined {
   return isMapped ? [address.toIPv4Address(), bits - 96] : [address, bits];
 }
 
+const MAX_FORWARDED_LENGTH = 64; // an entry is an IPv6 address in brackets, with a port and a comma
+
 /**
  * The client's address: the address of the socket or, behind `hops` trusted proxies, the `hops`-th entry of
  * X-Forwarded-For from the right. The outermost trusted proxy wrote that entry; clients can invent all entries further left.
  */
 export function clientAddress(socket: string, forwardedFor: string | undefined, hops: number): string {
   if (hops === 0 && /^[\d.]+$/.test(socket)) return socket; // the common case needs no parsing
-  const entry = hops > 0 ? forwardedFor?.split(",").at(-hops)?.trim() : undefined;
+  const trusted = hops > 0 ? forwardedFor?.slice(-hops * MAX_FORWARDED_LENGTH) : undefined; // clients invent the rest
+  const entry = trusted?.split(",").at(-hops)?.trim();
   const claimed = entry?.replace(/^\[(.*)\](?::\d+)?$|^([\d.]+):\d+$/, "$1$2"); // some proxies write the port too
   const address = claimed !== undefined && ipaddr.isValid(claimed) ? claimed : socket;
   return ipaddr.isValid(address) ? ipaddr.process(address).toString() : "0.0.0.0";
@@ -168,6 +193,16 @@ export const coarseAddress = (key: string): string =>
 // What a request says about itself. The Host header decides which site is the service's own.
 
 const MAX_HEADER_LENGTH = 1_000; // the rest of a longer Origin or User-Agent is ignored
+const MAX_URL_LENGTH = 16_384; // a page name of 1,024 characters has up to 9,216 characters when each is escaped
+
+/** Bun refuses longer heads by itself. */
+export const isTooLong = (url: string): boolean => url.length > MAX_URL_LENGTH;
+
+/** The parameters in the query. Hono's own reader takes quadratic time for a query that is made of `&`. */
+export const paramsOf = (c: Context): URLSearchParams => new URLSearchParams(/\?([^#]*)/.exec(c.req.url)?.[1]);
+
+/** The first value of a parameter in the query. */
+export const queryOf = (c: Context, name: string): string | undefined => paramsOf(c).get(name) ?? undefined;
 
 /** The Host header, in lower case. HTTP/2 without TLS has none, and names the host in the URL instead. */
 export const hostOf = (c: Context): string => (c.req.header("host") ?? URL.parse(c.req.url)?.host ?? "").toLowerCase();

@@ -1,6 +1,7 @@
 /** The service's own pages and scripts, as build.ts made them. */
 
 import { createHash, randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import type { Context, Env, Handler, Hono } from "hono";
 import { ownOrigin } from "./names.ts";
@@ -8,14 +9,32 @@ import { ownOrigin } from "./names.ts";
 /** Files made by build.ts. The bundled server carries them inside; from source they are read from `dist/`. */
 export const ASSETS = [
   "widget.js",
+  "busuanzi.js",
+  "list.js",
   "debug.js",
-  "badge.svg",
   "home.html",
   "dashboard.html",
   "check.html",
   "README.md",
 ] as const;
 export type Assets = Record<(typeof ASSETS)[number], string>;
+
+declare const BUNDLED: Assets | undefined;
+declare const VERSION: string | undefined;
+
+const textOf = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), "utf8");
+
+export function readAssets(): Assets {
+  if (typeof BUNDLED !== "undefined") return BUNDLED;
+  return Object.fromEntries(ASSETS.map((name) => [name, textOf(`dist/${name}`)])) as Assets;
+}
+
+/** The version of this service. From source it is read from package.json. */
+export const readVersion = (): string =>
+  typeof VERSION === "undefined" ? (JSON.parse(textOf("package.json")) as { version: string }).version : VERSION;
+
+/** Themes append `busuanzi.pure.mini.js` or `js` to the address that an owner sets. */
+const BUSUANZI_PATHS = ["/busuanzi.js", "/busuanzi.pure.mini.js", "/js"];
 
 const CSP =
   "default-src 'none'; script-src 'self' 'nonce-{{nonce}}'; style-src 'nonce-{{nonce}}'; connect-src 'self'; " +
@@ -56,7 +75,9 @@ export function addOwnPages<E extends Env>(app: Hono<E>, assets: Assets, trustPr
     c.header("Cache-Control", "no-store");
     return c.html(assets[name].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
   };
-  for (const name of ["widget.js", "debug.js"] as const) app.get(`/${name}`, scriptHandler(assets[name]));
+  for (const name of ["widget.js", "list.js", "debug.js"] as const) app.get(`/${name}`, scriptHandler(assets[name]));
+  const busuanzi = scriptHandler(assets["busuanzi.js"]);
+  for (const path of BUSUANZI_PATHS) app.get(path, busuanzi);
   app.get("/", page("home.html"));
   app.get("/check", page("check.html"));
   app.get("/docs", (c) => c.body(assets["README.md"], 200, { "Content-Type": "text/plain; charset=utf-8" }));

@@ -4,7 +4,16 @@
  */
 
 import { LRUCache } from "lru-cache";
-import { type Cluster, type ClusterListener, type ClusterRoom, messageOf } from "./engine.ts";
+import { Agreement } from "./agreement.ts";
+import {
+  type Cluster,
+  type ClusterListener,
+  type ClusterRoom,
+  messageOf,
+  MINUTE_MS,
+  NotYetKnownError,
+  type SharedSettings,
+} from "./engine.ts";
 import { type Client, type Link, listenTo } from "./link.ts";
 import { durationsOf, keyOf, type Options } from "./options.ts";
 import { COUNT } from "./scripts.ts";
@@ -19,20 +28,27 @@ interface LastTotal {
 
 /** For how many rooms that this node does not have the last total is kept. */
 const MAX_LAST_TOTALS = 10_000;
+/** The characters of all their names, which anybody may ask for. */
+const MAX_LAST_TOTALS_LENGTH = 2_000_000;
 
 const roomKey = (site: string, page: string) => `${site} ${page}`;
+
+/** No site has more visitors. The history keeps numbers of 32 bits. */
+const MAX_TOTAL = 2 ** 32 - 1;
+
+const isTotal = (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0 && Number(value) <= MAX_TOTAL;
 
 /** Reads a message of SYNC or REAP: `[site, epoch, version, page, total, …]`. @throws {Error} when it is something else */
 export function parseMessage(text: string): Message {
   const list: unknown = JSON.parse(text);
   if (!Array.isArray(list)) throw new TypeError("not a list");
   const [site, epochText, version, ...rest] = list as unknown[];
-  const epoch = Number(epochText);
-  const totals = totalsOf(rest);
-  const numbers = [epoch, version, ...totals.values()];
-  if (typeof site !== "string" || !numbers.every((number) => Number.isSafeInteger(number)))
+  const epoch = typeof epochText === "string" ? Number(epochText) : NaN;
+  const areTotals = rest.every((value, index) => (index % 2 === 0 ? typeof value === "string" : isTotal(value)));
+  const areVersions = [epoch, version].every((number) => Number.isSafeInteger(number) && Number(number) >= 0);
+  if (typeof site !== "string" || !areVersions || !areTotals)
     throw new TypeError("not [site, epoch, version, page, total, …]");
-  return { site, epoch, version: Number(version), totals };
+  return { site, epoch, version: Number(version), totals: totalsOf(rest) };
 }
 
 export class RedisCluster implements Cluster {
@@ -42,7 +58,12 @@ export class RedisCluster implements Cluster {
   readonly #siteListener: SiteListener;
   readonly #sites = new Map<string, SharedSite>();
   readonly #staleSites = new Set<SharedSite>();
-  readonly #lastTotals = new LRUCache<string, LastTotal>({ max: MAX_LAST_TOTALS });
+  readonly #lastTotals = new LRUCache<string, LastTotal>({
+    max: MAX_LAST_TOTALS,
+    maxSize: MAX_LAST_TOTALS_LENGTH,
+    sizeCalculation: (_, room) => room.length,
+  });
+  readonly #agreement: Agreement;
   #listener: ClusterListener | undefined;
   #subscriber: Client | undefined;
   #ticker: ReturnType<typeof setInterval> | undefined;
@@ -50,11 +71,15 @@ export class RedisCluster implements Cluster {
   #isStopped = false;
   /** When Redis came back after it was away, by `performance.now()`. */
   #backAt = -Infinity;
+  /** Messages of somebody else since the last warning, and when the next warning may follow. */
+  #foreignMessages = 0;
+  #nextWarningAt = 0;
 
   constructor(link: Link, options: Required<Options>) {
     const { leaseMs, log, prefix } = options;
     this.#link = link;
     this.#options = options;
+    this.#agreement = new Agreement(link, options);
     // Redis' messages reach all databases, so the channel names the database: it may be what keeps two services apart.
     const channel = `${prefix}${link.database}`;
     this.#context = { link, durations: durationsOf(leaseMs), log, prefix, channel };
@@ -71,6 +96,10 @@ export class RedisCluster implements Cluster {
     this.#subscriber = this.#subscribe();
     this.#ticker = setInterval(() => this.#tick(), this.#context.durations.tickMs);
     this.#reportStale();
+  }
+
+  share(settings: SharedSettings): void {
+    this.#agreement.share(settings);
   }
 
   opened(room: ClusterRoom): void {
@@ -106,6 +135,11 @@ export class RedisCluster implements Cluster {
   }
 
   // What the engine says
+
+  /** Called with each beat while Redis answers. */
+  beat(now: number): Promise<void> {
+    return this.#agreement.check(now);
+  }
 
   away(): void {
     for (const site of this.#sites.values()) site.estimate();
@@ -193,10 +227,18 @@ export class RedisCluster implements Cluster {
       const message = parseMessage(text);
       this.#sites.get(message.site)?.received(message);
     } catch (error) {
-      this.#options.log("warn", "Redis passed on a message that is not from this service", {
-        message: messageOf(error),
-      });
+      this.#warnOfForeignMessage(messageOf(error));
     }
+  }
+
+  #warnOfForeignMessage(message: string): void {
+    this.#foreignMessages += 1;
+    const now = performance.now();
+    if (now < this.#nextWarningAt) return;
+    this.#nextWarningAt = now + MINUTE_MS;
+    const messages = this.#foreignMessages;
+    this.#options.log("warn", "Redis passed on messages that are not from this service", { messages, message });
+    this.#foreignMessages = 0;
   }
 
   /** The connection may be dead without knowing it. */
@@ -212,7 +254,7 @@ export class RedisCluster implements Cluster {
     const [total, epochAgeMs] = (await this.#link.run(COUNT, [key], [page])) as [number, number];
     const isLess = total <= (last?.total ?? 0);
     if (isLess && this.#mayHaveForgotten(epochAgeMs, last))
-      throw new Error("Redis has begun anew, and does not know all visitors yet");
+      throw new NotYetKnownError("Redis has begun anew, and does not know all visitors yet");
     return total;
   }
 

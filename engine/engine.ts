@@ -6,15 +6,22 @@
  * several nodes. This file imports nothing of the project, so everybody may import it.
  */
 
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 
 export const MINUTE_MS = 60_000;
 export const DAY_MINUTES = 1_440;
 /** For how many days the highest count of each minute is kept. */
 export const HISTORY_DAYS = 90;
-/** How many pages of a site have statistics of their own. Further pages share the name OTHER_PAGES. */
+/** How many pages of a site in SITES have statistics of their own. Further pages share the name OTHER_PAGES. */
 export const MAX_PAGES_PER_SITE = 10_000;
 export const OTHER_PAGES = "(other)";
+/** How many sites have statistics that are not in SITES, and how many pages of such a site. A Host header invents them. */
+export const MAX_UNLISTED_SITES = 20;
+export const MAX_PAGES_PER_UNLISTED_SITE = 1_000;
+/** In characters. A longer name of a page is stored shortened. */
+export const MAX_STORED_NAME_LENGTH = 256;
+/** How many pages the list of the most read pages has at most. */
+export const MAX_MOST_READ = 1_000;
 
 /** Writes one line for an event. */
 export type Log = (level: "info" | "warn" | "error", event: string, fields?: Record<string, unknown>) => void;
@@ -40,6 +47,18 @@ export interface ReadingSum {
   seconds: number;
 }
 
+/** How a page was read. `seconds` is the sum over all views; `median` and `p90` are seconds of one view, within 10 %. */
+export interface Reading {
+  readonly views: number;
+  readonly seconds: number;
+  readonly median: number;
+  readonly p90: number;
+}
+
+export interface PageReading extends Reading {
+  readonly page: string;
+}
+
 /** The highest count of a site in a minute (since 1970), or in a longer time that begins with that minute. */
 export interface Peak {
   readonly minute: number;
@@ -57,7 +76,9 @@ export interface ViewSum {
 export interface StatsEntries {
   readonly readings: readonly ReadingSum[];
   readonly peaks: readonly (Peak & { readonly site: string })[];
-  readonly views: readonly ViewSum[];
+  readonly views?: readonly ViewSum[];
+  /** Those of the sites that are not in SITES. Fewer of them, and fewer of their pages, are kept. */
+  readonly unlistedSites?: ReadonlySet<string>;
 }
 
 /** A visitor who came to a site on a day. */
@@ -83,13 +104,17 @@ export interface DayTotals {
   readonly visitors: number;
 }
 
-/** What a secret is for: signing visitors and tokens, IDENTITY=hash, and the visitors of a day. */
-export const SECRET_KINDS = ["signing", "salt", "day"] as const;
+/** What a secret is for: signing visitors and tokens, IDENTITY=hash, the visitors of a day, the operator's password. */
+export const SECRET_KINDS = ["signing", "salt", "day", "admin"] as const;
 export type SecretKind = (typeof SECRET_KINDS)[number];
 
 /** Keeps the secrets of the service. */
 export interface SecretStore {
-  /** A random secret, made when it is first asked for. There is one per kind: asking for another `name` replaces it. */
+  /**
+   * A random secret, made when it is first asked for. There is one per kind: asking for another `name` replaces it. Of kind
+   * "day" there is one per day, because a clock may be put back for a while: the name is a day, asking for a day throws the
+   * earlier ones away, and later ones stay for two days.
+   */
   secret(kind: SecretKind, name: string): Promise<string>;
 }
 
@@ -117,8 +142,10 @@ export interface StatsStore {
   readonly lostEntries: number;
   /** Adds entries, all or nothing. @throws {Error} when they cannot be kept now; the caller tries again later */
   record(entries: StatsEntries): Promise<void>;
-  /** The reading times of a site, or of one page of it. */
-  readings(site: string, page?: string): Promise<ReadingSum[]>;
+  /** How a page was read. `views` is 0 when nobody has read it. */
+  reading(site: string, page: string): Promise<Reading>;
+  /** The pages of a site that were read for the longest time in all, at most MAX_MOST_READ, longest first. */
+  mostRead(site: string): Promise<PageReading[]>;
   /** The highest counts since a minute, one for every `step` minutes in which anybody was there, oldest first. */
   history(site: string, fromMinute: number, step: number): Promise<Peak[]>;
   /** The highest count ever, if there was any. */
@@ -127,8 +154,11 @@ export interface StatsStore {
 
 /** Keeps views and visitors, for good. */
 export interface TotalsStore {
-  /** Counts each visitor once per site and day, all or nothing. Sets of earlier days are thrown away. */
-  countVisitors(entries: readonly VisitorEntry[]): Promise<void>;
+  /**
+   * Counts each visitor once per site and day, all or nothing. Sets of earlier days are thrown away.
+   * @param unlistedSites those of the sites that are not in SITES
+   */
+  countVisitors(entries: readonly VisitorEntry[], unlistedSites?: ReadonlySet<string>): Promise<void>;
   siteTotals(site: string, day: number): Promise<SiteTotals>;
   /** The views of each of the pages, in the same order. */
   pageViews(site: string, pages: readonly string[]): Promise<number[]>;
@@ -144,13 +174,20 @@ export interface ImportedTotals {
   readonly pages: ReadonlyMap<string, number>;
 }
 
+/** A secret, as an export holds it. */
+export interface KeptSecret {
+  readonly secret: SecretKind;
+  readonly name: string;
+  readonly value: string;
+}
+
 /**
- * One thing that is kept, as an export holds it. Days are numbers as everywhere, minutes are those since 1970, `seconds` are
- * the sum over all views of a page, and `histogram` is [bucket, views] in ascending order.
+ * One thing that is kept of a site, as an export holds it. Days are numbers as everywhere, minutes are those since 1970, `seconds` are
+ * the sum over all views of a page, and `histogram` is [bucket, views] in ascending order. A site that is not in SITES is
+ * `unlisted`.
  */
-export type KeptEntry =
-  | { readonly secret: SecretKind; readonly name: string; readonly value: string }
-  | { readonly site: string; readonly total: number; readonly visitors: number }
+export type KeptSiteEntry =
+  | { readonly site: string; readonly total: number; readonly visitors: number; readonly unlisted?: true | undefined }
   | { readonly site: string; readonly page: string; readonly views: number }
   | {
       readonly site: string;
@@ -165,6 +202,8 @@ export type KeptEntry =
   | { readonly site: string; readonly source: string; readonly page: string; readonly views: number }
   | { readonly site: string; readonly day: number; readonly hashes: readonly string[] };
 
+export type KeptEntry = KeptSecret | KeptSiteEntry;
+
 /** At most so many [minute, peak] or hashes are in one entry: those of a day, or about 20 KB. */
 export const MAX_PER_ENTRY = 1_440;
 
@@ -176,16 +215,17 @@ export interface TransferStore {
   /** The names of all sites of which anything is kept, in the order of code units. */
   keptSites(): Promise<string[]>;
   /** Everything that is kept of a site, always in the same order. @param withVisitors whether to tell who came today */
-  keptEntries(site: string, withVisitors: boolean): Promise<KeptEntry[]>;
+  keptEntries(site: string, withVisitors: boolean): Promise<KeptSiteEntry[]>;
   /** The secrets of the service. */
-  keptSecrets(): Promise<KeptEntry[]>;
+  keptSecrets(): Promise<KeptSecret[]>;
   /**
-   * Brings entries back. On SQLite all or nothing; on Redis, the same entries again complete what was interrupted.
+   * Brings entries back, all or nothing. On Redis that is true of each site; the same entries again complete what was
+   * interrupted.
    * @param id tells one export from another
    * @throws {ImportRefusal} when anything is kept already of one of the sites
    */
   restore(id: string, sites: readonly string[], entries: Iterable<KeptEntry>): Promise<void>;
-  /** What was imported from a source, if anything was. */
+  /** What was imported from a source, if anything was. Long names of pages are shortened, as everywhere. */
   imported(site: string, source: string): Promise<ImportedTotals | undefined>;
   /**
    * Makes what was imported from a source exactly this, all or nothing: the same totals again change nothing.
@@ -207,10 +247,15 @@ export interface ClusterListener {
   stale(stale: boolean): void;
 }
 
+/** Settings that all nodes must have in common, by name. A secret is represented by a fingerprint. */
+export type SharedSettings = Readonly<Record<string, string>>;
+
 /** Connects the rooms of this node with the same rooms on other nodes. */
 export interface Cluster {
   /** Called once, before everything else. */
   listen(listener: ClusterListener): void;
+  /** Logs it when other nodes have other settings. */
+  share(settings: SharedSettings): void;
   /** The node has the room from now on and wants its total, whether or not visitors follow. */
   opened(room: ClusterRoom): void;
   /** A visitor came to the room with their first page on this node (`isHere`), or left with their last one. */
@@ -232,6 +277,22 @@ export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore, T
   readonly cluster: Cluster | undefined;
   close(): Promise<void>;
 }
+
+/**
+ * The name under which a page is stored. A name of more than MAX_STORED_NAME_LENGTH characters is cut, and ends with a
+ * hash of the whole name, so two long names stay two pages.
+ */
+export function storedPageName(page: string): string {
+  if (page.length <= MAX_STORED_NAME_LENGTH) return page;
+  const hash = createHash("sha256").update(page).digest("base64url").slice(0, NAME_HASH_LENGTH);
+  const start = page.slice(0, MAX_STORED_NAME_LENGTH - hash.length - 1).toWellFormed(); // the cut may split a character
+  return `${start}…${hash}`;
+}
+
+const NAME_HASH_LENGTH = 16; // 96 bits
+
+/** A number cannot be told yet. That is no failure: whoever asks again in some seconds gets it. */
+export class NotYetKnownError extends Error {}
 
 export const newSecret = (): string => randomBytes(32).toString("base64url");
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -1,6 +1,6 @@
 /** The options of the Redis engine, the durations that follow from them, and the names of its keys. */
 
-import type { Log } from "./engine.ts";
+import type { Log, SecretKind } from "./engine.ts";
 
 export interface Options {
   readonly tokenTtlMs: number;
@@ -57,3 +57,12 @@ export function siteOfKey(prefix: string, key: string): { readonly site: string;
   const site = key.slice(prefix.length + 1, end).replace(/%7B|%7D|%25/g, decodeURIComponent);
   return { site, name: key.slice(end + 2) };
 }
+
+const DAILY_SECRET_TTL_SECONDS = 2 * 86_400;
+
+export const secretKey = (prefix: string, kind: SecretKind, name: string): string =>
+  `${prefix}secret:${kind}${name && `:${name}`}`;
+
+/** For how long a secret is kept; undefined for ever. */
+export const ttlOfSecret = (kind: SecretKind): number | undefined =>
+  kind === "salt" || kind === "day" ? DAILY_SECRET_TTL_SECONDS : undefined;

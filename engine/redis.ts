@@ -32,6 +32,8 @@
  *                          4 s old: before that some nodes may not have told their visitors, and totals would dip
  *   Redis lost some data   (a replica took over) the batch number is not the expected one. The node begins anew
  *   Redis evicted a key    keys carry marks and sizes. Keys that do not fit together are deleted, as if all data were lost
+ *   somebody else writes   keys of a wrong type are deleted, and Redis then "lost some data". A message is believed until the
+ *                          next answer of Redis, and not when its numbers are impossible
  *
  * The clocks of nodes do not matter. Leases and tokens follow the clock of Redis (`clock.ts`), everything else follows
  * elapsed time. After an outage no node is reaped for 4 s, because all leases have expired together and every living node
@@ -41,8 +43,10 @@
  *   clock.ts        the time that all nodes agree on
  *   site.ts         one site: its syncs, its state, its totals
  *   cluster.ts      all sites of this node, and messages from other nodes
+ *   agreement.ts    notices nodes with other settings
  *   statistics.ts   reading times and peaks, and the way of everything that the journal records
  *   redis-totals.ts views and visitors
+ *   unlisted.ts     sites that are not in SITES
  *   redis-transfer.ts export and import
  *   options.ts      options, durations, names of keys
  */
@@ -55,11 +59,14 @@ import {
   type Engine,
   type ImportedTotals,
   type KeptEntry,
+  type KeptSecret,
+  type KeptSiteEntry,
   type Member,
   messageOf,
   newSecret,
+  type PageReading,
   type Peak,
-  type ReadingSum,
+  type Reading,
   type SecretKind,
   type SecretStore,
   type SiteTotals,
@@ -69,12 +76,13 @@ import {
   type VisitorEntry,
 } from "./engine.ts";
 import { type Client, connect, Link, sendAt } from "./link.ts";
-import { BATCH_GAP_MS, durationsOf, type Options, withDefaults } from "./options.ts";
+import { BATCH_GAP_MS, durationsOf, type Options, secretKey, ttlOfSecret, withDefaults } from "./options.ts";
 import { RedisTotals } from "./redis-totals.ts";
 import { RedisTransfer } from "./redis-transfer.ts";
 import { CLAIM } from "./scripts.ts";
 import { newNodeName } from "./site.ts";
 import { RedisStatistics } from "./statistics.ts";
+import { UnlistedSites } from "./unlisted.ts";
 
 // ── Secrets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 // Every node remembers the secrets that it uses, and puts them back when Redis has lost them.
@@ -85,8 +93,6 @@ interface Secret {
   /** undefined for a secret that stays */
   readonly ttlSeconds: number | undefined;
 }
-
-const DAILY_SECRET_TTL_SECONDS = 2 * 86_400;
 
 const sha256 = (text: string) => createHash("sha256").update(text).digest("base64url");
 
@@ -131,8 +137,8 @@ class Secrets implements SecretStore {
    * salt while Redis is away, and nobody can compute the last salt from the next one. The visitors of a day can wait.
    */
   #propose(kind: SecretKind, name: string, last: Secret | undefined): Secret {
-    const key = `${this.#options.prefix}secret:${kind}${name && `:${name}`}`;
-    const ttlSeconds = kind === "signing" ? undefined : DAILY_SECRET_TTL_SECONDS;
+    const key = secretKey(this.#options.prefix, kind, name);
+    const ttlSeconds = ttlOfSecret(kind);
     if (last?.key === key) return last;
     const value = last === undefined || kind === "day" ? newSecret() : sha256(last.value + name);
     return { key, ttlSeconds, value };
@@ -219,9 +225,11 @@ export class RedisEngine implements Engine {
     this.#secrets = new Secrets(this.#link, options);
     this.#tokens = new Tokens(this.#link, options);
     const mark = `wrote:${newNodeName()}`;
-    this.#totals = new RedisTotals(this.#link, options, mark);
-    this.#statistics = new RedisStatistics(this.#link, options, () => this.wallClock(), mark, this.#totals);
-    this.#transfer = new RedisTransfer(this.#link, options, this);
+    const wallClock = () => this.wallClock();
+    const unlisted = new UnlistedSites(this.#link, options.prefix, wallClock);
+    this.#totals = new RedisTotals(this.#link, options, mark, unlisted);
+    this.#statistics = new RedisStatistics(this.#link, options, wallClock, mark, this.#totals, unlisted);
+    this.#transfer = new RedisTransfer(this.#link, options, this, unlisted);
     this.#beat = setInterval(() => this.#maintain(), beatMs);
   }
 
@@ -270,8 +278,12 @@ export class RedisEngine implements Engine {
     return this.#statistics.record(entries);
   }
 
-  readings(site: string, page?: string): Promise<ReadingSum[]> {
-    return this.#statistics.readings(site, page);
+  reading(site: string, page: string): Promise<Reading> {
+    return this.#statistics.reading(site, page);
+  }
+
+  mostRead(site: string): Promise<PageReading[]> {
+    return this.#statistics.mostRead(site);
   }
 
   history(site: string, fromMinute: number, step: number): Promise<Peak[]> {
@@ -282,8 +294,8 @@ export class RedisEngine implements Engine {
     return this.#statistics.highest(site);
   }
 
-  countVisitors(entries: readonly VisitorEntry[]): Promise<void> {
-    return this.#totals.countVisitors(entries);
+  countVisitors(entries: readonly VisitorEntry[], unlistedSites?: ReadonlySet<string>): Promise<void> {
+    return this.#totals.countVisitors(entries, unlistedSites);
   }
 
   siteTotals(site: string, day: number): Promise<SiteTotals> {
@@ -302,11 +314,11 @@ export class RedisEngine implements Engine {
     return this.#transfer.keptSites();
   }
 
-  keptEntries(site: string, withVisitors: boolean): Promise<KeptEntry[]> {
+  keptEntries(site: string, withVisitors: boolean): Promise<KeptSiteEntry[]> {
     return this.#transfer.keptEntries(site, withVisitors);
   }
 
-  keptSecrets(): Promise<KeptEntry[]> {
+  keptSecrets(): Promise<KeptSecret[]> {
     return this.#transfer.keptSecrets();
   }
 
@@ -344,6 +356,7 @@ export class RedisEngine implements Engine {
     if (this.#link.isAway) return;
     void this.#secrets.restore();
     void this.#clock.measure();
+    void this.cluster.beat(performance.now());
     void this.#totals.restore();
   }
 }

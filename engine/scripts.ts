@@ -154,6 +154,18 @@ end
 return left
 `);
 
+// ── REPAIR ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Deletes those keys of SYNC that have another type than SYNC gives them. Answers how many. The next sync makes them anew. */
+export const REPAIR = script(`
+local deleted = 0
+for i, expected in ipairs({"zset", "hash", "hash", "hash", "set"}) do
+  local found = redis.call("TYPE", KEYS[i]).ok
+  if found ~= expected and found ~= "none" then deleted = deleted + redis.call("UNLINK", KEYS[i]) end
+end
+return deleted
+`);
+
 // ── COUNT ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Answers {total of a room, age of the epoch in ms}. The age is -1 when nobody has counted on the site. ARGV: page. */
@@ -181,26 +193,34 @@ export const CLOCK = script(`return redis.call("TIME")`);
 // ── RECORD ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Adds a part of the statistics of one site, unless the part was added before. Pages beyond the limit share one key. A day
- * of history is a string of 32-bit numbers, one per minute. An entry that cannot be added, for example because its key
- * has a wrong type, does not hinder the other entries. Answers {number of such entries, the last error}.
+ * Adds a part of the statistics of one site, unless the part was added before. A new page beyond the limit is added to the
+ * page of all others. A day of history is a string of 32-bit numbers, one per minute. An entry that cannot be added, for
+ * example because its key has a wrong type, does not hinder the other entries. Answers {number of such entries, the last
+ * error}.
  *
- * KEYS: mark of the last part, page names, readings of other pages, highest count, then one key per entry.
- * ARGV: number of the part, life of the mark in s, limit of pages, number of readings; then for each reading: page, bucket,
- * views, ms; then for each peak: minute, minute of the day, when its day expires (s since 1970), count.
+ * KEYS: mark of the last part, histograms by page (JSON), pages by reading time in ms, highest count, then one key per
+ * peak: its day.
+ * ARGV: number of the part, life of the mark in s, limit of pages, name of the page of all others, life of the statistics in s
+ * ("" for ever), number of readings; then for each reading: page, bucket, views, ms; then for each peak: minute, minute of
+ * the day, when its day expires (s since 1970), count.
  */
 export const RECORD = script(`
-local mark, pages, other, highest = unpack(KEYS, 1, 4)
-local part, mark_ttl, max_pages, readings = unpack(ARGV, 1, 4)
+local mark, histograms, most_read, highest = unpack(KEYS, 1, 4)
+local part, mark_ttl, max_pages, other, ttl, readings = unpack(ARGV, 1, 6)
 if redis.call("GET", mark) == part then return {0, ""} end
 redis.call("SET", mark, part, "EX", mark_ttl)
 
-local function add_reading(sums, page, bucket, views, ms)
-  if redis.call("SISMEMBER", pages, page) == 0 then
-    if redis.call("SCARD", pages) < tonumber(max_pages) then redis.call("SADD", pages, page) else sums = other end
+local changed = {} -- page -> its histogram
+local function add_reading(page, bucket, views, ms)
+  local is_known = redis.call("ZSCORE", most_read, page)
+  if not is_known and redis.call("ZCARD", most_read) >= tonumber(max_pages) then page = other end
+  redis.call("ZINCRBY", most_read, ms, page)
+  if not changed[page] then
+    local is_sound, histogram = pcall(cjson.decode, redis.call("HGET", histograms, page) or "{}")
+    changed[page] = is_sound and histogram or {} -- a damaged one counts as empty
   end
-  redis.call("HINCRBY", sums, bucket, views)
-  redis.call("HINCRBY", sums, bucket .. "ms", ms)
+  local sum = (changed[page][bucket] or 0) + views
+  changed[page][bucket] = sum ~= 0 and sum or nil
 end
 
 local function raise_peak(day, minute, offset, expires, peak)
@@ -214,15 +234,51 @@ local function raise_peak(day, minute, offset, expires, peak)
 end
 
 local refused, reason = 0, ""
-for entry = 1, #KEYS - 4 do
-  local add = entry <= tonumber(readings) and add_reading or raise_peak
-  local done, problem = pcall(add, KEYS[4 + entry], unpack(ARGV, 4 * entry + 1, 4 * entry + 4))
-  if not done then
-    refused = refused + 1
-    reason = type(problem) == "table" and problem.err or tostring(problem)
-  end
+local function try(add, ...)
+  local done, problem = pcall(add, ...)
+  if done then return end
+  refused = refused + 1
+  reason = type(problem) == "table" and problem.err or tostring(problem)
+end
+
+local at = 7 -- of the next entry in ARGV
+for _ = 1, tonumber(readings) do
+  try(add_reading, unpack(ARGV, at, at + 3))
+  at = at + 4
+end
+for page, histogram in pairs(changed) do redis.call("HSET", histograms, page, cjson.encode(histogram)) end
+for peak = 5, #KEYS do
+  try(raise_peak, KEYS[peak], unpack(ARGV, at, at + 3))
+  at = at + 4
+end
+for _, key in ipairs({histograms, most_read, highest}) do
+  if ttl == "" then redis.call("PERSIST", key) else redis.call("EXPIRE", key, ttl) end
 end
 return {refused, reason}
+`);
+
+// ── ADMIT ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Admits sites that are not in SITES to the statistics, as long as there are few of them. A site that was not recorded for
+ * a long time makes room for others. Answers the sites that are admitted.
+ *
+ * KEYS: the sites that are admitted, by the time of their last record.
+ * ARGV: the time now, the time before which a site makes room, how many sites there may be, then the sites.
+ */
+export const ADMIT = script(`
+local sites = KEYS[1]
+local now, oldest, max_sites = unpack(ARGV, 1, 3)
+redis.call("ZREMRANGEBYSCORE", sites, "-inf", oldest)
+local admitted = {}
+for index = 4, #ARGV do
+  local is_known = redis.call("ZSCORE", sites, ARGV[index])
+  if is_known or redis.call("ZCARD", sites) < tonumber(max_sites) then
+    redis.call("ZADD", sites, now, ARGV[index])
+    admitted[#admitted + 1] = ARGV[index]
+  end
+end
+return admitted
 `);
 
 // ── VIEWS ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,10 +295,11 @@ local function begin_epoch(counts)
   redis.call("HSET", counts, "epoch", epoch)
   return epoch
 end
-local function stored_page(views, page, max_pages, other)
-  if redis.call("HEXISTS", views, page) == 1 then return page end
-  local pages = redis.call("HLEN", views) - redis.call("HEXISTS", views, other)
-  return pages < tonumber(max_pages) and page or other
+local most = 9007199254740991 -- a larger number would not be exact; an import may come near it
+local function expire(ttl, keys) -- "" for never
+  for _, key in ipairs(keys) do
+    if ttl == "" then redis.call("PERSIST", key) else redis.call("EXPIRE", key, ttl) end
+  end
 end
 `;
 
@@ -256,11 +313,12 @@ end
  * KEYS: mark of the node's last part, counts, days, views by page, base.
  * ARGV: number of the part (0: only raise), number of the last part that Redis has confirmed to the node (0: unknown) and the
  * epoch of that, epoch in which the part was sent before ("": never), life of the mark in s, limit of pages, name of the page of all others, life of the base
- * in s; then for each cell: name, what to add, the value that the node knows, and the epoch of that.
+ * in s, life of the numbers in s ("" for ever); then for each cell: name, what to add, the value that the node knows, and the
+ * epoch of that.
  */
 export const VIEWS = script(`${TOTALS_COMMON}
 local mark, counts, days, views, base = unpack(KEYS)
-local part, confirmed, confirmed_epoch, sent_epoch, mark_ttl, max_pages, other, base_ttl = unpack(ARGV, 1, 8)
+local part, confirmed, confirmed_epoch, sent_epoch, mark_ttl, max_pages, other, base_ttl, ttl = unpack(ARGV, 1, 9)
 part, confirmed = tonumber(part), tonumber(confirmed)
 local written = tonumber(redis.call("GET", mark) or 0)
 local epoch = redis.call("HGET", counts, "epoch")
@@ -279,7 +337,9 @@ local function place_of(cell) -- key, field
   local kind = string.sub(cell, 1, 1)
   if kind == "t" then return counts, "total" end
   if kind == "d" then return days, field end
-  return views, stored_page(views, field, max_pages, other)
+  if redis.call("HEXISTS", views, field) == 1 then return views, field end
+  local pages = redis.call("HLEN", views) - redis.call("HEXISTS", views, other)
+  return views, pages < tonumber(max_pages) and field or other
 end
 
 local function change(cell, add, known, known_epoch)
@@ -295,13 +355,13 @@ local function change(cell, add, known, known_epoch)
   else
     value = math.max(value, known)
   end
-  if adds then value = value + add end
+  if adds then value = math.min(value + add, most) end
   redis.call("HSET", key, field, value)
   return is_folded and -1 or value
 end
 
 local refused, reason, values = 0, "", {}
-for i = 9, #ARGV, 4 do
+for i = 10, #ARGV, 4 do
   local done, value = pcall(change, ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3])
   if not done then
     refused = refused + 1
@@ -310,6 +370,7 @@ for i = 9, #ARGV, 4 do
   values[#values + 1] = done and value or -1
 end
 if is_young and redis.call("TTL", base) < 0 then redis.call("EXPIRE", base, base_ttl) end
+expire(ttl, {counts, days, views})
 return {epoch, is_of_past_epoch and 1 or 0, refused, reason, values}
 `);
 
@@ -324,17 +385,17 @@ return {epoch, is_of_past_epoch and 1 or 0, refused, reason, values}
  * KEYS: counts, days, set of the day.
  * ARGV: day, life of the set in s, 1 if the node restores visitors who were counted before; visitors of the day as the node
  * knows them, and the epoch of that; last day, visitors before that day and newcomers of that day as the node knows them, and
- * the epoch of that; then for each visitor: 1 for a newcomer, else 0, and the hash.
+ * the epoch of that; life of the numbers in s ("" for ever); then for each visitor: 1 for a newcomer, else 0, and the hash.
  */
 export const VISITORS = script(`${TOTALS_COMMON}
 local counts, days, set = unpack(KEYS)
 local day, ttl, restores, known_visitors, visitors_epoch = unpack(ARGV, 1, 5)
-local known_day, known_earlier, known_newcomers, known_epoch = unpack(ARGV, 6, 9)
+local known_day, known_earlier, known_newcomers, known_epoch, numbers_ttl = unpack(ARGV, 6, 10)
 day = tonumber(day)
 local function newcomers_in_set() return redis.call("ZCOUNT", set, 1, 1) end
 local newcomers_before = newcomers_in_set()
 local epoch = redis.call("HGET", counts, "epoch") or begin_epoch(counts)
-if #ARGV > 9 then redis.call("ZADD", set, "NX", unpack(ARGV, 10)) end
+if #ARGV > 10 then redis.call("ZADD", set, "NX", unpack(ARGV, 11)) end
 if redis.call("TTL", set) == -1 then redis.call("EXPIRE", set, ttl) end
 
 local function number(field) return tonumber(redis.call("HGET", counts, field) or 0) end
@@ -356,6 +417,7 @@ elseif restores == "0" then earlier = earlier + newcomers_in_set() - newcomers_b
 visitors = math.max(visitors, redis.call("ZCARD", set))
 redis.call("HSET", counts, "day", last, "earlier", earlier, "newcomers", newcomers)
 if visitors > 0 then redis.call("HSET", days, day .. "u", visitors) end
+expire(numbers_ttl, {counts, days})
 return {epoch, last, earlier, newcomers, visitors}
 `);
 
@@ -366,11 +428,11 @@ return {epoch, last, earlier, newcomers, visitors}
  * "u" (visitors of the site) and "p<page>". Answers the cell that would be too large to be exact, or nothing. Takes about
  * 40 ms for 10,000 pages.
  *
- * KEYS: new ledger, ledger, sources, counts, views. ARGV: source, limit of pages, name of the page of all others, largest number.
+ * KEYS: new ledger, ledger, sources, counts, views. ARGV: source, limit of pages, name of the page of all others.
  */
 export const IMPORT = script(`${TOTALS_COMMON}
 local new, ledger, sources, counts, views = unpack(KEYS)
-local source, max_pages, other, largest = unpack(ARGV)
+local source, max_pages, other = unpack(ARGV)
 
 local difference = {} -- cell -> what must be added
 local function collect(key, sign)
@@ -399,7 +461,7 @@ local function plan(cell, add)
   sums[key] = sums[key] or {}
   local value = sums[key][field] or tonumber(redis.call("HGET", key, field) or 0)
   sums[key][field] = math.max(0, value + add)
-  return sums[key][field] <= tonumber(largest)
+  return sums[key][field] <= most
 end
 for cell, add in pairs(difference) do
   if add ~= 0 and not plan(cell, add) then return cell end

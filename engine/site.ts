@@ -9,7 +9,7 @@ import { randomBytes } from "node:crypto";
 import { type ClusterRoom, type Log, messageOf } from "./engine.ts";
 import { type Link, sendAt } from "./link.ts";
 import { BATCH_GAP_MS, type Durations, keyOf } from "./options.ts";
-import { REAP, SYNC } from "./scripts.ts";
+import { REAP, REPAIR, SYNC } from "./scripts.ts";
 
 /** What all sites of a node have in common. */
 export interface SiteContext {
@@ -110,7 +110,7 @@ function syncAnswerOf(reply: unknown): SyncAnswer | undefined {
 
 type Finding =
   | "nothing missing"
-  /** Redis lost writes, and gives out versions a second time. */
+  /** Redis lost writes, and gives out versions a second time. Or a message with a later version was forged. */
   | "versions went back"
   /** A message that was sent a beat ago has not arrived. */
   | "messages missing";
@@ -120,6 +120,8 @@ export class MessageWatch {
   readonly #beatMs: number;
   /** The version of the last message. */
   #received = 0;
+  /** The version of the last message before the sync that is under way. The answer cannot be lower. */
+  #receivedBeforeSync = 0;
   /** The version that the last sync answered. */
   #answered = 0;
   /** The version that a sync answered at `#checkedAt`. Its message must arrive within a beat. */
@@ -149,6 +151,11 @@ export class MessageWatch {
     return isGap;
   }
 
+  /** A sync is sent. */
+  syncSent(): void {
+    this.#receivedBeforeSync = this.#received;
+  }
+
   /** A sync answered that this version exists. Returns what that shows. */
   check(version: number, now: number): Finding {
     const isCheckDue = now >= this.#checkedAt + this.#beatMs;
@@ -163,7 +170,7 @@ export class MessageWatch {
   }
 
   #compare(version: number, isCheckDue: boolean): Finding {
-    if (version < this.#answered) return "versions went back";
+    if (version < Math.max(this.#answered, this.#receivedBeforeSync)) return "versions went back";
     return isCheckDue && this.#received < this.#due ? "messages missing" : "nothing missing";
   }
 }
@@ -330,6 +337,7 @@ export class SharedSite {
       if (!this.isStale && !link.isAway)
         log("warn", "Redis refuses to count", { site: this.name, message: messageOf(error) });
       this.estimate();
+      await this.#repair(this.#node, error);
     }
   }
 
@@ -353,6 +361,7 @@ export class SharedSite {
     const { changes, pages } = this.#unanswered;
     const times = [this.#leaseMs, durations.keyTtlMs];
     const head = [this.#node, this.#batchNumber, ...times, channel, this.name, changes.length];
+    this.#watch.syncSent();
     const answer = syncAnswerOf(await link.run(SYNC, this.#keys(this.#node), [...head, ...changes, ...pages]));
     if (answer === undefined) this.#beginAnew();
     else this.#accept(answer);
@@ -393,13 +402,23 @@ export class SharedSite {
     const now = performance.now();
     this.#unanswered = undefined;
     this.#restarts = 0;
-    this.#epoch = epoch;
+    if (epoch !== this.#epoch) this.#enterEpoch(epoch);
     this.#settledAt = now + settleMs - ageMs;
     this.#nextBeatAt = now + beatMs;
     this.#checkMessages(version, now);
     for (const [page, total] of totals) this.#learn(page, total, version, epoch);
     if (this.#confidence === "confirming") this.#confirm();
     void this.#reap(expiredNodes);
+  }
+
+  /** Totals of other epochs are worth nothing, later ones included: their messages were forged. */
+  #enterEpoch(epoch: number): void {
+    this.#epoch = epoch;
+    for (const shared of this.#rooms.values()) {
+      if (shared.epoch === epoch) continue;
+      shared.epoch = epoch;
+      shared.version = 0;
+    }
   }
 
   /** Ends the estimating when Redis has answered for all rooms. */
@@ -487,8 +506,9 @@ export class SharedSite {
         while ((await this.#reapBatch(node)) > 0); // a dead node is removed batch by batch
         this.#formerNodes.delete(node);
       }
-    } catch {
-      // deliberate: the link reports failures, and the next sync names the same nodes again
+    } catch (error) {
+      // The link reports failures, and the next sync names the same nodes again.
+      for (const node of nodes) await this.#repair(node, error);
     } finally {
       this.#isReaping = false;
     }
@@ -509,6 +529,15 @@ export class SharedSite {
     const isOwn = this.#formerNodes.has(node) ? 1 : 0;
     const args = [node, isOwn, MAX_BATCH, durations.keyTtlMs, channel, this.name];
     return Number(await link.run(REAP, this.#keys(node), args));
+  }
+
+  /** Deletes keys that somebody else has replaced by keys of another type. Never rejects: the next sync fails alike. */
+  async #repair(node: string, error: unknown): Promise<void> {
+    if (!messageOf(error).includes("WRONGTYPE")) return;
+    const { link, log } = this.#context;
+    const deleted = await link.run(REPAIR, this.#keys(node), []).catch(() => 0); // the link reports failures
+    if (Number(deleted) > 0)
+      log("warn", "keys in Redis had a wrong type, and are made anew", { site: this.name, deleted });
   }
 
   #keys(node: string): string[] {

@@ -1,68 +1,67 @@
 /** Views and visitors in the SQLite file. Each function works inside a transaction of its caller. */
 
 import type { DatabaseSync } from "node:sqlite";
-import type { DayTotals, SiteTotals, ViewSum, VisitorEntry } from "./engine.ts";
+import { type DayTotals, type SiteTotals, storedPageName, type ViewSum, type VisitorEntry } from "./engine.ts";
+import { inPortions } from "./portions.ts";
+import type { Names } from "./sqlite-names.ts";
 
-export const TOTALS_SCHEMA = `
-  CREATE TABLE totals (site TEXT PRIMARY KEY, total INTEGER NOT NULL, visitors INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-  CREATE TABLE views (site TEXT NOT NULL, page TEXT NOT NULL, views INTEGER NOT NULL, PRIMARY KEY (site, page))
-    STRICT, WITHOUT ROWID;
-  CREATE TABLE days (site TEXT NOT NULL, day INTEGER NOT NULL, views INTEGER NOT NULL, visitors INTEGER NOT NULL,
-    PRIMARY KEY (site, day)) STRICT, WITHOUT ROWID;
-  CREATE TABLE day_visitors (day INTEGER NOT NULL, site TEXT NOT NULL, hash TEXT NOT NULL,
-    PRIMARY KEY (day, site, hash)) STRICT, WITHOUT ROWID;`;
+const THE_SITE = "(SELECT id FROM sites WHERE name = ?1)";
+
+/** A larger number would not be exact. An import may come near it. */
+const MOST = Number.MAX_SAFE_INTEGER;
 
 const SQL = {
-  addTotals: `INSERT INTO totals VALUES (?, ?, ?)
-    ON CONFLICT DO UPDATE SET total = total + excluded.total, visitors = visitors + excluded.visitors`,
-  addViews: "INSERT INTO views VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET views = views + excluded.views",
+  addPageViews: `UPDATE pages SET views = min(views + ?2, ${MOST}) WHERE id = ?1`,
+  addSiteViews: `UPDATE sites SET total = min(total + ?2, ${MOST}) WHERE id = ?1`,
+  addVisitor: `UPDATE sites SET visitors = min(visitors + 1, ${MOST}) WHERE id = ?1`,
   addDay: `INSERT INTO days VALUES (?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET views = views + excluded.views, visitors = visitors + excluded.visitors`,
+    ON CONFLICT DO UPDATE SET views = min(views + excluded.views, ${MOST}),
+      visitors = min(visitors + excluded.visitors, ${MOST})`,
   enter: "INSERT INTO day_visitors VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
   forgetDays: "DELETE FROM day_visitors WHERE day < ?",
-  siteTotals: `SELECT coalesce(max(total), 0) AS total, coalesce(max(visitors), 0) AS visitors,
-    (SELECT coalesce(max(visitors), 0) FROM days WHERE site = ?1 AND day = ?2) AS today FROM totals WHERE site = ?1`,
-  views: "SELECT views FROM views WHERE site = ? AND page = ?",
-  days: "SELECT day, views, visitors FROM days WHERE site = ? AND day >= ? ORDER BY day",
+  siteTotals: `SELECT total, visitors, coalesce((SELECT visitors FROM days WHERE site = sites.id AND day = ?2), 0) AS today
+    FROM sites WHERE name = ?1`,
+  pageViews: `SELECT views FROM pages WHERE site = ${THE_SITE} AND name = ?2`,
+  days: `SELECT day, views, visitors FROM days WHERE site = ${THE_SITE} AND day >= ?2 ORDER BY day`,
 };
 
-/** @param storedName finds the name under which a page is kept */
-export function addViews(
-  database: DatabaseSync,
-  sums: readonly ViewSum[],
-  storedName: (site: string, page: string) => string,
-): void {
-  const ofPage = database.prepare(SQL.addViews);
-  const ofSite = database.prepare(SQL.addTotals);
+export async function addPageViews(database: DatabaseSync, names: Names, sums: readonly ViewSum[]): Promise<void> {
+  const ofPage = database.prepare(SQL.addPageViews);
+  const ofSite = database.prepare(SQL.addSiteViews);
   const ofDay = database.prepare(SQL.addDay);
-  for (const { site, page, day, views } of sums) {
-    ofPage.run(site, storedName(site, page), views);
-    ofSite.run(site, views, 0);
-    ofDay.run(site, day, views, 0);
-  }
+  await inPortions(sums, ({ site: name, page, day, views }) => {
+    const site = names.site(name);
+    if (site === undefined) return;
+    ofPage.run(names.page(site, page), views);
+    ofSite.run(site.id, views);
+    ofDay.run(site.id, day, views, 0);
+  });
 }
 
-/** Enters visitors into the set of their day; the sets of earlier days are thrown away. */
-export function countVisitors(database: DatabaseSync, entries: readonly VisitorEntry[]): void {
+/** Enters visitors into the set of their day. The sets of earlier days are thrown away. */
+export function countVisitors(database: DatabaseSync, names: Names, entries: readonly VisitorEntry[]): void {
   const enter = database.prepare(SQL.enter);
-  const ofSite = database.prepare(SQL.addTotals);
+  const ofSite = database.prepare(SQL.addVisitor);
   const ofDay = database.prepare(SQL.addDay);
   let newestDay = -Infinity;
-  for (const { site, day, hash, isFirstDay } of entries) {
+  for (const { site: name, day, hash, isFirstDay } of entries) {
     newestDay = Math.max(newestDay, day);
-    if (enter.run(day, site, hash).changes === 0) continue;
-    ofDay.run(site, day, 0, 1);
-    if (isFirstDay) ofSite.run(site, 0, 1);
+    const site = names.site(name);
+    if (site === undefined || enter.run(day, site.id, hash).changes === 0) continue;
+    ofDay.run(site.id, day, 0, 1);
+    if (isFirstDay) ofSite.run(site.id);
   }
   database.prepare(SQL.forgetDays).run(newestDay);
 }
 
-export const siteTotals = (database: DatabaseSync, site: string, day: number): SiteTotals =>
-  ({ ...database.prepare(SQL.siteTotals).get(site, day) }) as unknown as SiteTotals;
+export function siteTotals(database: DatabaseSync, site: string, day: number): SiteTotals {
+  const row = database.prepare(SQL.siteTotals).get(site, day) as SiteTotals | undefined;
+  return row === undefined ? { total: 0, visitors: 0, today: 0 } : { ...row };
+}
 
 export function pageViews(database: DatabaseSync, site: string, pages: readonly string[]): number[] {
-  const views = database.prepare(SQL.views);
-  return pages.map((page) => Number(views.get(site, page)?.["views"] ?? 0));
+  const views = database.prepare(SQL.pageViews);
+  return pages.map((page) => Number(views.get(site, storedPageName(page))?.["views"] ?? 0));
 }
 
 export const daysSince = (database: DatabaseSync, site: string, fromDay: number): DayTotals[] =>

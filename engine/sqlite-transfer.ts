@@ -4,148 +4,198 @@ import type { DatabaseSync } from "node:sqlite";
 import {
   type DayTotals,
   type ImportedTotals,
+  ImportRefusal,
   type KeptEntry,
+  type KeptSecret,
   OTHER_PAGES,
   type Peak,
-  type ReadingSum,
-  type SecretKind,
+  storedPageName,
 } from "./engine.ts";
-import { addExactly, differenceOf, type KeptSite, readingsByPage, sorted } from "./kept.ts";
-import { daysSince, siteTotals } from "./sqlite-totals.ts";
-
-/** What was imported from which source, so it can be replaced and is never added twice. */
-export const IMPORTS_SCHEMA = `
-  CREATE TABLE imports (site TEXT NOT NULL, source TEXT NOT NULL, total INTEGER NOT NULL, visitors INTEGER NOT NULL,
-    PRIMARY KEY (site, source)) STRICT, WITHOUT ROWID;
-  CREATE TABLE imported_pages (site TEXT NOT NULL, source TEXT NOT NULL, page TEXT NOT NULL, views INTEGER NOT NULL,
-    PRIMARY KEY (site, source, page)) STRICT, WITHOUT ROWID;`;
+import { addExactly, differenceOf, type KeptSite, sorted, withStoredNames } from "./kept.ts";
+import { type Histogram, parseHistogram, readingOf } from "./reading.ts";
+import { Names, type SiteRow } from "./sqlite-names.ts";
+import { addSecret, allSecrets, type Secret } from "./sqlite-secrets.ts";
 
 const SQL = {
-  sites: ["totals", "views", "days", "day_visitors", "readings", "history", "highest", "imports"]
-    .map((table) => `SELECT site FROM ${table}`)
-    .join(" UNION "),
-  secrets: "SELECT kind, name, value FROM secrets ORDER BY kind",
-  views: "SELECT page, views FROM views WHERE site = ?",
-  readings: "SELECT site, page, bucket, views, seconds FROM readings WHERE site = ?",
+  sites: "SELECT name FROM sites",
+  site: "SELECT id, is_listed, total, visitors FROM sites WHERE name = ?",
+  views: "SELECT name, views FROM pages WHERE site = ?",
+  readings: `SELECT name, seconds, histogram FROM readings JOIN pages ON pages.id = readings.page
+    WHERE readings.site = ?`,
+  days: "SELECT day, views, visitors FROM days WHERE site = ? ORDER BY day",
   history: "SELECT minute, peak FROM history WHERE site = ? ORDER BY minute",
   highest: "SELECT minute, peak FROM highest WHERE site = ?",
-  imports: "SELECT source, total, visitors FROM imports WHERE site = ?",
-  importedPages: "SELECT page, views FROM imported_pages WHERE site = ? AND source = ?",
-  hashes: `SELECT day, hash FROM day_visitors WHERE site = ?1
-    AND day = (SELECT max(day) FROM day_visitors WHERE site = ?1)`,
-  putSecret: "INSERT OR REPLACE INTO secrets VALUES (?, ?, ?)",
-  putTotals: "INSERT OR REPLACE INTO totals VALUES (?, ?, ?)",
-  putViews: "INSERT OR REPLACE INTO views VALUES (?, ?, ?)",
-  putPage: "INSERT OR IGNORE INTO pages VALUES (?, ?)",
-  putReading: "INSERT OR REPLACE INTO readings VALUES (?, ?, ?, ?, ?)",
+  dayVisitors: "SELECT day, hash FROM day_visitors WHERE site = ?",
+  imports: "SELECT id, source, total, visitors FROM imports WHERE site = ?",
+  importedPages: "SELECT page, views FROM imported_pages WHERE import = ?",
+
+  setTotals: "UPDATE sites SET total = ?2, visitors = ?3 WHERE id = ?1",
+  findPage: "SELECT id, views FROM pages WHERE site = ? AND name = ?",
+  viewsOfPage: "SELECT views FROM pages WHERE id = ?",
+  setViews: "UPDATE pages SET views = ?2 WHERE id = ?1",
+  addImport: `INSERT INTO imports (site, source, total, visitors) VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET total = excluded.total, visitors = excluded.visitors RETURNING id`,
+  findImport: "SELECT id FROM imports WHERE site = ? AND source = ?",
+  forgetImportedPages: "DELETE FROM imported_pages WHERE import = ?",
+  addImportedPage: "INSERT OR REPLACE INTO imported_pages VALUES (?, ?, ?)",
+
+  forgetSecrets: "DELETE FROM secrets WHERE kind = ? AND (kind <> 'day' OR name = ?)",
+  unlist: "UPDATE sites SET is_listed = 0 WHERE id = ?",
+  addPage: "INSERT INTO pages (site, name) VALUES (?, ?)",
+  countPages: "UPDATE sites SET page_count = (SELECT count(*) FROM pages WHERE site = sites.id)",
+  putReading: "INSERT OR REPLACE INTO readings VALUES (?, ?, ?, ?, ?, ?, ?)",
   putDay: "INSERT OR REPLACE INTO days VALUES (?, ?, ?, ?)",
-  putHistory: "INSERT OR REPLACE INTO history VALUES (?, ?, ?)",
+  putPeak: "INSERT OR REPLACE INTO history VALUES (?, ?, ?)",
   putHighest: "INSERT OR REPLACE INTO highest VALUES (?, ?, ?)",
-  putHash: "INSERT OR IGNORE INTO day_visitors VALUES (?, ?, ?)",
-  putImport: "INSERT OR REPLACE INTO imports VALUES (?, ?, ?, ?)",
-  putImportedPage: "INSERT OR REPLACE INTO imported_pages VALUES (?, ?, ?, ?)",
-  dropImportedPages: "DELETE FROM imported_pages WHERE site = ? AND source = ?",
-  totals: "SELECT total, visitors FROM totals WHERE site = ?",
-  viewsOfPage: "SELECT views FROM views WHERE site = ? AND page = ?",
+  putVisitor: "INSERT OR IGNORE INTO day_visitors VALUES (?, ?, ?)",
 };
 
 // ── Reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 export const keptSites = (database: DatabaseSync): string[] =>
-  sorted(database.prepare(SQL.sites).all().map(({ site }) => String(site))); // oxfmt-ignore
+  sorted(database.prepare(SQL.sites).all().map(({ name }) => String(name))); // oxfmt-ignore
 
-export const keptSecrets = (database: DatabaseSync): KeptEntry[] =>
-  database
-    .prepare(SQL.secrets)
-    .all()
-    .map(({ kind, name, value }) => ({ secret: kind as SecretKind, name: String(name), value: String(value) }));
+export const keptSecrets = (database: DatabaseSync): KeptSecret[] =>
+  allSecrets(database).map(({ kind, name, value }) => ({ secret: kind, name, value }));
 
 export function keptSite(database: DatabaseSync, site: string): KeptSite {
-  const all = <Row>(sql: string) => database.prepare(sql).all(site) as Row[];
-  const { total, visitors } = siteTotals(database, site, 0);
-  const sources = all<{ source: string }>(SQL.imports).map(({ source }) => source);
-  const hashes = all<{ day: number; hash: string }>(SQL.hashes);
+  const row = database.prepare(SQL.site).get(site);
+  const id = Number(row?.["id"]);
+  const all = <Row>(sql: string) => database.prepare(sql).all(id) as Row[];
+  const visitors = Map.groupBy(all<{ day: number; hash: string }>(SQL.dayVisitors), ({ day }) => day);
   return {
     site,
-    total,
-    visitors,
-    views: new Map(all<{ page: string; views: number }>(SQL.views).map(({ page, views }) => [page, views])),
-    readings: readingsByPage(all<ReadingSum>(SQL.readings)),
-    days: daysSince(database, site, 0) satisfies DayTotals[],
+    isListed: row?.["is_listed"] !== 0,
+    total: Number(row?.["total"] ?? 0),
+    visitors: Number(row?.["visitors"] ?? 0),
+    views: new Map(all<{ name: string; views: number }>(SQL.views).map(({ name, views }) => [name, views])),
+    readings: new Map(
+      all<{ name: string; seconds: number; histogram: string }>(SQL.readings).map(({ name, seconds, histogram }) => {
+        return [name, { seconds, histogram: parseHistogram(histogram) }];
+      }),
+    ),
+    days: all<DayTotals>(SQL.days),
     peaks: all<Peak>(SQL.history),
-    highest: database.prepare(SQL.highest).get(site) as Peak | undefined,
-    imports: new Map(sources.map((source) => [source, imported(database, site, source)!])),
-    today: hashes[0] && { day: hashes[0].day, hashes: hashes.map(({ hash }) => hash) },
+    highest: database.prepare(SQL.highest).get(id) as Peak | undefined,
+    imports: importsOf(database, id),
+    dayVisitors: new Map(Array.from(visitors, ([day, rows]) => [day, rows.map(({ hash }) => hash)])),
   };
 }
 
 export function imported(database: DatabaseSync, site: string, source: string): ImportedTotals | undefined {
-  const row = database.prepare(`${SQL.imports} AND source = ?`).get(site, source);
-  if (row === undefined) return undefined;
-  const pages = database.prepare(SQL.importedPages).all(site, source);
-  return {
-    total: Number(row["total"]),
-    visitors: Number(row["visitors"]),
-    pages: new Map(pages.map(({ page, views }) => [String(page), Number(views)])),
-  };
+  return importsOf(database, Number(database.prepare(SQL.site).get(site)?.["id"])).get(source);
 }
 
-// ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/** Returns a function that brings one entry back. */
-export function restorer(database: DatabaseSync): (entry: KeptEntry) => void {
-  const put = Object.fromEntries(
-    Object.entries(SQL).flatMap(([name, sql]) => (name.startsWith("put") ? [[name, database.prepare(sql)]] : [])),
-  );
-  const run = (name: keyof typeof SQL, ...values: (string | number)[]) => void put[name]!.run(...values);
-  const putPage = (site: string, page: string) => page !== OTHER_PAGES && run("putPage", site, page);
-  return (entry) => {
-    if ("secret" in entry) return run("putSecret", entry.secret, entry.name, entry.value);
-    const { site } = entry;
-    if ("histogram" in entry) {
-      putPage(site, entry.page);
-      for (const [index, [bucket, views]] of entry.histogram.entries())
-        run("putReading", site, entry.page, bucket, views, index === 0 ? entry.seconds : 0); // only their sum is shown
-      return;
-    }
-    if ("peaks" in entry) return entry.peaks.forEach(([minute, peak]) => run("putHistory", site, minute, peak));
-    if ("highest" in entry) return run("putHighest", site, ...entry.highest);
-    if ("hashes" in entry) return entry.hashes.forEach((hash) => run("putHash", entry.day, site, hash));
-    if ("day" in entry) return run("putDay", site, entry.day, entry.views, entry.visitors);
-    if ("source" in entry && "page" in entry)
-      return run("putImportedPage", site, entry.source, entry.page, entry.views);
-    if ("source" in entry) return run("putImport", site, entry.source, entry.total, entry.visitors);
-    if ("total" in entry) return run("putTotals", site, entry.total, entry.visitors);
-    putPage(site, entry.page);
-    run("putViews", site, entry.page, entry.views);
-  };
-}
-
-/** @param storedName finds the name under which a page is kept */
-export function importTotals(
-  database: DatabaseSync,
-  site: string,
-  source: string,
-  totals: ImportedTotals,
-  storedName: (site: string, page: string) => string,
-): void {
-  const difference = differenceOf(imported(database, site, source), totals);
-  const known = database.prepare(SQL.totals).get(site);
-  const total = addExactly(Number(known?.["total"] ?? 0), difference.total, `the total of ${site}`);
-  const visitors = addExactly(Number(known?.["visitors"] ?? 0), difference.visitors, `the visitors of ${site}`);
-  database.prepare(SQL.putTotals).run(site, total, visitors);
-  const viewsOf = database.prepare(SQL.viewsOfPage);
-  const putViews = database.prepare(SQL.putViews);
-  for (const [page, views] of difference.pages) {
-    const name = storedName(site, page);
-    putViews.run(
-      site,
-      name,
-      addExactly(Number(viewsOf.get(site, name)?.["views"] ?? 0), views, `the views of ${page}`),
-    );
+/** What was imported from which source. */
+function importsOf(database: DatabaseSync, site: number): Map<string, ImportedTotals> {
+  const pagesOf = database.prepare(SQL.importedPages);
+  const imports = new Map<string, ImportedTotals>();
+  for (const { id, source, total, visitors } of database.prepare(SQL.imports).all(site)) {
+    const pages = new Map(pagesOf.all(Number(id)).map(({ page, views }) => [String(page), Number(views)]));
+    imports.set(String(source), { total: Number(total), visitors: Number(visitors), pages });
   }
-  database.prepare(SQL.dropImportedPages).run(site, source);
-  database.prepare(SQL.putImport).run(site, source, totals.total, totals.visitors);
-  const putPage = database.prepare(SQL.putImportedPage);
-  for (const [page, views] of totals.pages) putPage.run(site, source, page, views);
+  return imports;
+}
+
+// ── Totals from elsewhere ───────────────────────────────────────────────────────────────────────────────────────────
+
+export function importTotals(database: DatabaseSync, site: string, source: string, totals: ImportedTotals): void {
+  const next = withStoredNames(totals);
+  const difference = differenceOf(imported(database, site, source), next);
+  const names = new Names(database, new Set());
+  const row = names.site(site)!; // a listed one always has room
+  const known = database.prepare(SQL.site).get(site);
+  const total = addExactly(Number(known?.["total"]), difference.total, `the total of ${site}`);
+  const visitors = addExactly(Number(known?.["visitors"]), difference.visitors, `the visitors of ${site}`);
+  database.prepare(SQL.setTotals).run(row.id, total, visitors);
+  changeViews(database, names, row, difference.pages);
+  const id = Number(database.prepare(SQL.addImport).get(row.id, source, next.total, next.visitors)?.["id"]);
+  database.prepare(SQL.forgetImportedPages).run(id);
+  const addPage = database.prepare(SQL.addImportedPage);
+  for (const [page, views] of next.pages) addPage.run(id, page, views);
+}
+
+/** @param pages page → what is added to its views, which may be negative */
+function changeViews(database: DatabaseSync, names: Names, site: SiteRow, pages: ReadonlyMap<string, number>): void {
+  const find = database.prepare(SQL.findPage);
+  const viewsOf = database.prepare(SQL.viewsOfPage);
+  const setViews = database.prepare(SQL.setViews);
+  for (const [page, views] of pages) {
+    const wasFolded = views < 0 && find.get(site.id, page) === undefined; // when it was imported, the site was full
+    const id = names.page(site, wasFolded ? OTHER_PAGES : page);
+    setViews.run(id, addExactly(Number(viewsOf.get(id)?.["views"]), views, `the views of ${page}`));
+  }
+}
+
+// ── Restoring ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** @throws {ImportRefusal} when anything is kept already of one of the sites */
+export function restore(database: DatabaseSync, sites: readonly string[], entries: Iterable<KeptEntry>): void {
+  const kept = keptSites(database).find((site) => sites.includes(site));
+  if (kept !== undefined) throw new ImportRefusal(`${kept} has numbers already`);
+  const restorer = new Restorer(database);
+  for (const entry of entries) restorer.restore(entry);
+  database.exec(SQL.countPages);
+}
+
+/** Brings entries back as they are, whatever the limits of pages and sites are. */
+class Restorer {
+  readonly #database: DatabaseSync;
+  readonly #names: Names;
+  /** Statements by their text. */
+  readonly #statements = new Map<string, ReturnType<DatabaseSync["prepare"]>>();
+
+  constructor(database: DatabaseSync) {
+    this.#database = database;
+    this.#names = new Names(database, new Set());
+  }
+
+  restore(entry: KeptEntry): void {
+    if ("secret" in entry) return this.#restoreSecret({ kind: entry.secret, name: entry.name, value: entry.value });
+    const { id } = this.#names.site(entry.site)!; // a listed one always has room
+    if ("histogram" in entry) this.#restoreReading(id, entry.page, entry.seconds, Object.fromEntries(entry.histogram));
+    else if ("peaks" in entry) for (const [minute, peak] of entry.peaks) this.#run("putPeak", id, minute, peak);
+    else if ("highest" in entry) this.#run("putHighest", id, ...entry.highest);
+    else if ("hashes" in entry) for (const hash of entry.hashes) this.#run("putVisitor", entry.day, id, hash);
+    else if ("day" in entry) this.#run("putDay", id, entry.day, entry.views, entry.visitors);
+    else if ("source" in entry && "page" in entry)
+      this.#run("addImportedPage", this.#import(id, entry.source), entry.page, entry.views);
+    else if ("source" in entry) this.#run("addImport", id, entry.source, entry.total, entry.visitors);
+    else if ("page" in entry) this.#run("setViews", this.#page(id, entry.page), entry.views);
+    else {
+      this.#run("setTotals", id, entry.total, entry.visitors);
+      if (entry.unlisted === true) this.#run("unlist", id);
+    }
+  }
+
+  #restoreSecret(secret: Secret): void {
+    this.#run("forgetSecrets", secret.kind, secret.name);
+    addSecret(this.#database, secret);
+  }
+
+  #restoreReading(site: number, page: string, seconds: number, histogram: Histogram): void {
+    const { views, median, p90 } = readingOf(histogram, seconds);
+    this.#run("putReading", this.#page(site, page), site, views, seconds, median, p90, JSON.stringify(histogram));
+  }
+
+  #page(site: number, page: string): number {
+    const name = storedPageName(page);
+    const known = this.#statement("findPage").get(site, name)?.["id"];
+    return Number(known ?? this.#statement("addPage").run(site, name).lastInsertRowid);
+  }
+
+  #import(site: number, source: string): number {
+    const known = this.#statement("findImport").get(site, source)?.["id"];
+    return Number(known ?? this.#statement("addImport").get(site, source, 0, 0)?.["id"]);
+  }
+
+  #run(name: keyof typeof SQL, ...values: (string | number)[]): void {
+    this.#statement(name).run(...values);
+  }
+
+  #statement(name: keyof typeof SQL) {
+    const statement = this.#statements.get(name) ?? this.#database.prepare(SQL[name]);
+    this.#statements.set(name, statement);
+    return statement;
+  }
 }

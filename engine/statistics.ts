@@ -11,26 +11,33 @@ import { LRUCache } from "lru-cache";
 import {
   DAY_MINUTES,
   HISTORY_DAYS,
-  MAX_PAGES_PER_SITE,
+  MAX_MOST_READ,
   messageOf,
   MINUTE_MS,
   OTHER_PAGES,
+  type PageReading,
   type Peak,
+  type Reading,
   type ReadingSum,
   type StatsEntries,
   type StatsStore,
+  storedPageName,
   type ViewSum,
 } from "./engine.ts";
 import { isTemporary, type Link } from "./link.ts";
 import { keyOf, type Options } from "./options.ts";
+import { inPortions } from "./portions.ts";
+import { parseHistogram, readingOf } from "./reading.ts";
 import { MARK_TTL_SECONDS, type RedisTotals, type Refusal } from "./redis-totals.ts";
 import { RECORD } from "./scripts.ts";
+import { limitsOf, type UnlistedSites } from "./unlisted.ts";
 
 /** Entries of one site that one script adds. */
 interface Part {
   /** Grows from part to part. */
   readonly number: number;
   readonly site: string;
+  readonly isListed: boolean;
   readonly readings: readonly ReadingSum[];
   readonly peaks: readonly Peak[];
   /** A part with views has nothing else. */
@@ -48,14 +55,11 @@ interface SiteEntries {
   readonly views: ViewSum[];
 }
 
-const MAX_PART = 500; // entries: 2,500 arguments, and about 2 ms of Redis
+const MAX_PART = 250; // entries: 1,000 arguments, and about 2 ms of Redis where pages have many buckets
 const MAX_TRIES = 10; // of one part; each call of `record` makes one or two
 const PARALLEL_SITES = 4; // between these scripts Redis has time for counts
-const PARALLEL_READS = 1_000;
 const DAY_SECONDS = 86_400;
 const BYTES_PER_MINUTE = 4; // in the string that holds a day of history
-/** The sum of seconds is kept in whole milliseconds, in the field of the bucket with this suffix. */
-const MS_SUFFIX = "ms";
 /** Losses of a site are logged once in this time. */
 const LOG_INTERVAL_MS = 3_600_000;
 const MAX_LOGGED_SITES = 1_000;
@@ -65,6 +69,7 @@ export class RedisStatistics implements StatsStore {
   readonly #options: Required<Options>;
   readonly #wallClock: () => number;
   readonly #totals: RedisTotals;
+  readonly #unlisted: UnlistedSites;
   /** The name of the key that holds the number of this node's last part of a site. */
   readonly #mark: string;
   #lastPart = 0;
@@ -74,10 +79,19 @@ export class RedisStatistics implements StatsStore {
   #lostEntries = 0;
   readonly #loggedSites = new LRUCache<string, true>({ max: MAX_LOGGED_SITES, ttl: LOG_INTERVAL_MS });
 
-  constructor(link: Link, options: Required<Options>, wallClock: () => number, mark: string, totals: RedisTotals) {
+  /** @param mark the name of the key with this node's last part, in each site */
+  constructor(
+    link: Link,
+    options: Required<Options>,
+    wallClock: () => number,
+    mark: string,
+    totals: RedisTotals,
+    unlisted: UnlistedSites,
+  ) {
     this.#link = link;
     this.#mark = mark;
     this.#totals = totals;
+    this.#unlisted = unlisted;
     this.#options = options;
     this.#wallClock = wallClock;
   }
@@ -97,17 +111,26 @@ export class RedisStatistics implements StatsStore {
     return turn;
   }
 
-  async readings(site: string, page?: string): Promise<ReadingSum[]> {
-    const pages = page === undefined ? await this.#pagesOf(site) : [page];
-    const sums: ReadingSum[] = [];
-    for (let from = 0; from < pages.length; from += PARALLEL_READS) {
-      const names = pages.slice(from, from + PARALLEL_READS);
-      const replies = await this.#link.ask((client) =>
-        Promise.all(names.map((name) => client.hgetall(this.#key(site, `read:${name}`)))),
-      );
-      for (const [index, name] of names.entries()) addReadings(sums, site, name, replies[index] ?? {});
-    }
-    return sums;
+  async reading(site: string, page: string): Promise<Reading> {
+    const name = storedPageName(page);
+    const [histogram, ms] = await this.#link.ask((client) =>
+      Promise.all([client.hget(this.#key(site, "readings"), name), client.zscore(this.#key(site, "mostread"), name)]),
+    );
+    return readingOf(parseHistogram(histogram), Number(ms) / 1_000);
+  }
+
+  async mostRead(site: string): Promise<PageReading[]> {
+    const key = this.#key(site, "mostread");
+    const ranking = await this.#link.ask((client) => client.zrevrange(key, 0, MAX_MOST_READ - 1, "WITHSCORES"));
+    const pages = ranking.filter((_, index) => index % 2 === 0); // each page is followed by its milliseconds
+    if (pages.length === 0) return [];
+    const histograms = await this.#link.ask((client) => client.hmget(this.#key(site, "readings"), ...pages));
+    const readings: PageReading[] = [];
+    await inPortions(pages.entries(), ([index, page]) => {
+      const seconds = Number(ranking[2 * index + 1]) / 1_000;
+      readings.push({ page, ...readingOf(parseHistogram(histograms[index]), seconds) });
+    });
+    return readings;
   }
 
   async history(site: string, fromMinute: number, step: number): Promise<Peak[]> {
@@ -138,16 +161,33 @@ export class RedisStatistics implements StatsStore {
     const obstacle = await this.#sendAll();
     if (obstacle !== undefined)
       throw new Error(`Redis takes no statistics: ${messageOf(obstacle)}`, { cause: obstacle });
-    for (const [site, ofSite] of entriesBySite(entries)) this.#enqueue(site, ofSite);
+    const sites = entriesBySite(entries);
+    const unlisted = [...sites.keys()].filter((site) => entries.unlistedSites?.has(site));
+    const admitted = await this.#admit(unlisted);
+    for (const [site, ofSite] of sites)
+      if (admitted.has(site)) this.#enqueue(site, false, ofSite);
+      else if (!unlisted.includes(site)) this.#enqueue(site, true, ofSite);
     await this.#sendAll();
   }
 
-  #enqueue(site: string, { readings, peaks, views }: SiteEntries): void {
+  /** Those of the unlisted sites that are recorded. */
+  async #admit(sites: readonly string[]): Promise<ReadonlySet<string>> {
+    try {
+      return await this.#unlisted.admit(sites);
+    } catch (error) {
+      if (isTemporary(error)) throw error;
+      for (const site of sites) this.#giveUp(site, { entries: 1, reason: messageOf(error) }); // listed sites are recorded all the same
+      return new Set();
+    }
+  }
+
+  #enqueue(site: string, isListed: boolean, { readings, peaks, views }: SiteEntries): void {
     const parts = this.#unconfirmed.get(site) ?? [];
     const add = (some: Partial<SiteEntries>) => {
       this.#lastPart += 1;
       const number = this.#lastPart;
-      parts.push({ number, site, readings: [], peaks: [], views: [], ...some, sentIn: undefined, tries: 0 });
+      const empty = { readings: [], peaks: [], views: [], sentIn: undefined, tries: 0 };
+      parts.push({ number, site, isListed, ...empty, ...some });
     };
     for (const chunk of chunksOf(readings, MAX_PART)) add({ readings: chunk });
     for (const chunk of chunksOf(peaks, MAX_PART)) add({ peaks: chunk });
@@ -217,26 +257,18 @@ export class RedisStatistics implements StatsStore {
     this.#options.log("error", "Redis refuses statistics of a site, which are lost", { site, entries, message });
   }
 
-  #argumentsOf({ number, site, readings, peaks }: Part): { keys: string[]; args: (string | number)[] } {
-    const keys = [this.#mark, "pages", `read:${OTHER_PAGES}`, "highest"].map((name) => this.#key(site, name));
-    const args: (string | number)[] = [number, MARK_TTL_SECONDS, MAX_PAGES_PER_SITE, readings.length];
-    for (const { page, bucket, views, seconds } of readings) {
-      keys.push(this.#key(site, `read:${page}`));
-      args.push(page, bucket, views, Math.round(seconds * 1_000));
-    }
+  #argumentsOf({ number, site, isListed, readings, peaks }: Part): { keys: string[]; args: (string | number)[] } {
+    const keys = [this.#mark, "readings", "mostread", "highest"].map((name) => this.#key(site, name));
+    const { maxPages, ttlSeconds } = limitsOf(isListed);
+    const args: (string | number)[] = [number, MARK_TTL_SECONDS, maxPages, OTHER_PAGES, ttlSeconds, readings.length];
+    for (const { page, bucket, views, seconds } of readings)
+      args.push(storedPageName(page), bucket, views, Math.round(seconds * 1_000));
     for (const { minute, peak } of peaks) {
       const day = Math.floor(minute / DAY_MINUTES);
       keys.push(this.#dayKey(site, day));
       args.push(minute, minute % DAY_MINUTES, (day + 1 + HISTORY_DAYS) * DAY_SECONDS, peak);
     }
     return { keys, args };
-  }
-
-  // Reading
-
-  async #pagesOf(site: string): Promise<string[]> {
-    const pages = await this.#link.ask((client) => client.smembers(this.#key(site, "pages")));
-    return pages.includes(OTHER_PAGES) ? pages : [...pages, OTHER_PAGES];
   }
 
   #key(site: string, name: string): string {
@@ -250,7 +282,7 @@ export class RedisStatistics implements StatsStore {
 
 const sizeOf = ({ readings, peaks, views }: Part) => readings.length + peaks.length + views.length;
 
-function entriesBySite({ readings, peaks, views }: StatsEntries): Map<string, SiteEntries> {
+function entriesBySite({ readings, peaks, views = [] }: StatsEntries): Map<string, SiteEntries> {
   const sites = new Map<string, SiteEntries>();
   const entriesOf = (site: string) => {
     const entries = sites.get(site) ?? { readings: [], peaks: [], views: [] };
@@ -272,13 +304,5 @@ function* peaksOfDay(day: number, bytes: Buffer | null): Generator<Peak> {
   for (let offset = 0; offset < (bytes?.length ?? 0) / BYTES_PER_MINUTE; offset += 1) {
     const peak = bytes?.readUInt32BE(offset * BYTES_PER_MINUTE) ?? 0;
     if (peak > 0) yield { minute: day * DAY_MINUTES + offset, peak };
-  }
-}
-
-function addReadings(sums: ReadingSum[], site: string, page: string, fields: Record<string, string>): void {
-  for (const [field, views] of Object.entries(fields)) {
-    if (field.endsWith(MS_SUFFIX)) continue;
-    const seconds = Number(fields[field + MS_SUFFIX] ?? 0) / 1_000;
-    sums.push({ site, page, bucket: Number(field), views: Number(views), seconds });
   }
 }

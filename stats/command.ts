@@ -2,9 +2,16 @@
 
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { type Engine, type Log, messageOf } from "../engine/engine.ts";
+import { type Log, messageOf, type TransferStore } from "../engine/engine.ts";
 import { BUSUANZI } from "./busuanzi.ts";
-import { type ExportOptions, exportAll, importBusuanzi, importFile, type TransferTools } from "./transfer.ts";
+import {
+  type ExportOptions,
+  exportAll,
+  importBusuanzi,
+  importFile,
+  type Progress,
+  type TransferTools,
+} from "./transfer.ts";
 
 export type Command =
   | { readonly name: "serve" }
@@ -17,13 +24,14 @@ export type Command =
 export const HELP = `headcount: how many people are on this site right now
 
   headcount                                serves
-  headcount export [SITE] > FILE           writes everything that is kept, of one site or of all, as JSON
+  headcount export > FILE                  writes everything that is kept, as JSON: a backup, with the secrets of the service
+  headcount export SITE > FILE             writes everything that is kept of one site, without secrets
   headcount import FILE                    restores an export, or adds totals that were counted elsewhere:
                                            {"site":"example.com","total":12345,"visitors":2345,"pages":{"/post":321}}
-  headcount import --busuanzi SITEMAP_URL  asks busuanzi for each page of a sitemap
+  headcount import --busuanzi SITEMAP      asks busuanzi for each page of a sitemap, such as https://example.com/sitemap.xml
   headcount --help, headcount --version
 
-  --secrets        for export: with the secrets of the service, so that it knows its visitors after a restore
+  --no-secrets     for export: without the secrets, and without the hashes of today's visitors
   --source NAME    for import: what to remember the totals by (the name of the file). Importing from the same
                    source again replaces what was imported before, and never adds it twice
   --server URL     for --busuanzi: another server (${BUSUANZI})
@@ -36,7 +44,7 @@ which sites there are. All of this works while the service runs.
 export function readCommand(args: readonly string[]): Command {
   const { values, positionals } = parse(args);
   const [name = "serve", operand, ...more] = positionals;
-  const { busuanzi, secrets = false, source, server } = values;
+  const { busuanzi, source, server } = values;
   if (values.help === true) return { name: "help" };
   if (values.version === true) return { name: "version" };
   const given = Object.keys(values);
@@ -50,8 +58,8 @@ export function readCommand(args: readonly string[]): Command {
     return { name };
   }
   if (name === "export") {
-    allow("secrets");
-    return { name, site: operand, withSecrets: secrets };
+    allow("no-secrets");
+    return { name, site: operand, withSecrets: operand === undefined && values["no-secrets"] !== true };
   }
   if (name !== "import") throw usage(`${JSON.stringify(name)} is no command`);
   if (busuanzi !== undefined) {
@@ -73,7 +81,7 @@ function parse(args: readonly string[]) {
         help: { type: "boolean", short: "h" },
         version: { type: "boolean", short: "v" },
         busuanzi: { type: "string" },
-        secrets: { type: "boolean" },
+        "no-secrets": { type: "boolean" },
         server: { type: "string" },
         source: { type: "string" },
       },
@@ -85,28 +93,37 @@ function parse(args: readonly string[]) {
 
 const usage = (problem: string) => new Error(`${problem}\nheadcount --help tells what there is`);
 
-export interface CommandTools extends Pick<TransferTools, "siteName" | "pageName"> {
-  readonly version: () => string;
-  readonly openEngine: (log: Log) => Promise<Engine>;
+/** What a command works with: an engine, and the names that the service knows. */
+export interface Opened extends Pick<TransferTools, "siteName" | "pageName"> {
+  readonly store: TransferStore & { close(): Promise<void> };
 }
 
 /** Text is written in pieces of this length. */
 const PIECE_LENGTH = 65_536;
+const SECRETS_NOTE =
+  "The export contains the secrets of the service: whoever reads it can forge visitors, and knows the password of the " +
+  "dashboard that the service has made. Keep it private, or use --no-secrets.\n";
 
-/** Runs a command to its end. Results go to standard output, everything else to standard error. */
-export async function runCommand(command: Exclude<Command, { name: "serve" }>, tools: CommandTools): Promise<void> {
+/**
+ * Runs a command to its end. Results go to standard output, everything else to standard error.
+ * @param open opens the engine, whose log lines are given
+ */
+export async function runCommand(
+  command: Exclude<Command, { name: "serve" }>,
+  version: () => string,
+  open: (log: Log) => Promise<Opened>,
+): Promise<void> {
   process.stdout.on("error", () => {}); // whoever waits for the write is told
   if (command.name === "help") return write(HELP);
-  if (command.name === "version") return write(`headcount ${tools.version()}\n`);
-  const { siteName, pageName } = tools;
-  const engine = await tools.openEngine((level, event, fields = {}) => {
+  if (command.name === "version") return write(`headcount ${version()}\n`);
+  const { store, siteName, pageName } = await open((level, event, fields = {}) => {
     if (level !== "info") process.stderr.write(`${level}: ${event} ${JSON.stringify(fields)}\n`);
   });
   try {
-    await transfer(command, { store: engine, siteName, pageName, progress, sleep });
+    await transfer(command, { store, siteName, pageName, progress, sleep });
   } finally {
     if (process.stderr.isTTY) process.stderr.write(CLEAR_LINE);
-    await engine.close();
+    await store.close();
   }
 }
 
@@ -124,14 +141,20 @@ async function transfer(
     piece = "";
   }
   await write(piece);
+  if (command.withSecrets) process.stderr.write(SECRETS_NOTE);
 }
 
 const CLEAR_LINE = "\r\u001b[K";
+const BAR_WIDTH = 30;
 const sleep = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
-/** One line that changes, on a terminal only. */
-function progress(text: string): void {
-  if (process.stderr.isTTY) process.stderr.write(CLEAR_LINE + text.slice(0, (process.stderr.columns ?? 80) - 1));
+/** A bar and a text in one line that changes, on a terminal only. */
+function progress({ done, total, what }: Progress): void {
+  if (!process.stderr.isTTY) return;
+  const filled = Math.round((BAR_WIDTH * done) / Math.max(total, done, 1));
+  const bar = total === 0 ? "" : `${"█".repeat(filled)}${"░".repeat(BAR_WIDTH - filled)} `;
+  const line = `${bar}${done.toLocaleString("en")}${total === 0 ? "" : ` of ${total.toLocaleString("en")}`} ${what}`;
+  process.stderr.write(CLEAR_LINE + line.slice(0, (process.stderr.columns ?? 80) - 1));
 }
 
 /** Writes to standard output, no faster than its reader reads. */

@@ -2,7 +2,7 @@
  * The file that `headcount export` writes: JSON with one entry a line, so it is written and read without having all of it in
  * memory, and every refusal can name a line.
  *
- *     {"headcount":1,"id":"…","sites":["example.com"],"entries":[
+ *     {"headcount":1,"id":"…","secrets":true,"sites":["example.com"],"entries":[
  *     {"site":"example.com","total":12345,"visitors":2345},
  *     {"site":"example.com","page":"/","views":321}
  *     ],"count":2}
@@ -10,7 +10,7 @@
 
 import { closeSync, openSync, readSync } from "node:fs";
 import * as v from "valibot";
-import { type KeptEntry, MAX_PER_ENTRY, SECRET_KINDS } from "../engine/engine.ts";
+import { type KeptEntry, MAX_PER_ENTRY, MAX_STORED_NAME_LENGTH, SECRET_KINDS } from "../engine/engine.ts";
 
 /** A file that cannot be read, and where. */
 export class FileProblem extends Error {
@@ -22,6 +22,8 @@ export class FileProblem extends Error {
 export interface ExportHeader {
   /** Tells one export from another. */
   readonly id: string;
+  /** Whether secrets are among the entries. */
+  readonly secrets: boolean;
   readonly sites: readonly string[];
 }
 
@@ -38,24 +40,25 @@ const CONTROL_CHARACTER = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
 
 const isName = (text: string) => !CONTROL_CHARACTER.test(text) && text.isWellFormed();
 const name = v.pipe(v.string(), v.minLength(1), v.maxLength(MAX_NAME_LENGTH), v.check(isName));
+const page = v.pipe(v.string(), v.maxLength(MAX_STORED_NAME_LENGTH), v.check(isName));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const small = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(MAX_PEAK));
 const peak = v.strictTuple([small, small]);
 const list = <Item extends v.GenericSchema>(item: Item) => v.pipe(v.array(item), v.maxLength(MAX_PER_ENTRY));
 
 const Entry = v.union([
-  v.strictObject({ site: name, page: name, views: count }),
+  v.strictObject({ site: name, page, views: count }),
   v.strictObject({
     site: name,
-    page: name,
+    page,
     seconds: v.pipe(v.number(), v.finite(), v.minValue(0), v.maxValue(Number.MAX_SAFE_INTEGER / 1_000)),
     histogram: list(v.strictTuple([small, count])),
   }),
   v.strictObject({ site: name, peaks: v.pipe(list(peak), v.minLength(1)) }),
   v.strictObject({ site: name, day: count, views: count, visitors: count }),
-  v.strictObject({ site: name, source: name, page: name, views: count }),
+  v.strictObject({ site: name, source: name, page, views: count }),
   v.strictObject({ site: name, source: name, total: count, visitors: count }),
-  v.strictObject({ site: name, total: count, visitors: count }),
+  v.strictObject({ site: name, total: count, visitors: count, unlisted: v.optional(v.literal(true)) }),
   v.strictObject({ site: name, highest: peak }),
   v.strictObject({ site: name, day: count, hashes: list(v.pipe(v.string(), v.regex(/^[\w-]{1,64}$/))) }),
   v.strictObject({
@@ -68,6 +71,7 @@ const Entry = v.union([
 const Header = v.strictObject({
   headcount: v.literal(FORMAT),
   id: v.pipe(v.string(), v.uuid()),
+  secrets: v.boolean(),
   sites: v.array(name),
   entries: v.tuple([]),
 });
@@ -76,10 +80,10 @@ const Header = v.strictObject({
 
 /** Returns the text of an export, piece by piece. */
 export async function* exportText(
-  { id, sites }: ExportHeader,
+  { id, secrets, sites }: ExportHeader,
   entries: AsyncIterable<KeptEntry>,
 ): AsyncGenerator<string> {
-  yield JSON.stringify({ headcount: FORMAT, id, sites, entries: [] }).slice(0, -"]}".length);
+  yield JSON.stringify({ headcount: FORMAT, id, secrets, sites, entries: [] }).slice(0, -"]}".length);
   let written = 0;
   for await (const entry of entries) {
     yield `${written === 0 ? "" : ","}\n${JSON.stringify(entry)}`;

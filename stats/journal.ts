@@ -18,8 +18,8 @@ import {
   type StatsStore,
 } from "../engine/engine.ts";
 import { LRUCache } from "lru-cache";
+import { bucketOf } from "../engine/reading.ts";
 import type { LiveRoom, LiveSites, RecordedSites } from "./live.ts";
-import { bucketOf, readingOf } from "./reading.ts";
 import type { Totals } from "./totals.ts";
 
 /** One view of a page, as the journal sees it. The journal alone changes the fields that are not readonly. */
@@ -138,7 +138,7 @@ export class Journal {
     this.#sums = new Map();
     this.#sumCount = 0;
     try {
-      await this.#store({ readings, peaks, views: viewSums });
+      await this.#store({ readings, peaks, views: viewSums, unlistedSites: this.#options.sites.unlisted });
       for (const peak of peaks) peak.isStored = true;
       this.#options.totals.viewsStored(viewSums);
     } catch {
@@ -197,10 +197,9 @@ export class Journal {
 
   /** While the engine is away, the median is the one known before. */
   async #readMedian({ site, page }: RoomName, known: number | undefined): Promise<number | undefined> {
-    const sums = await this.#options.store.readings(site, page).catch(() => undefined);
-    if (sums === undefined) return known;
-    const { views, median } = readingOf(sums);
-    return views === 0 ? undefined : median;
+    const reading = await this.#options.store.reading(site, page ?? "").catch(() => undefined);
+    if (reading === undefined) return known;
+    return reading.views === 0 ? undefined : reading.median;
   }
 
   async #store(entries: StatsEntries): Promise<void> {

@@ -1,6 +1,6 @@
 /** What statistics may see of who is here now. The counting service implements these interfaces; nothing here changes it. */
 
-import type { RoomName } from "../engine/engine.ts";
+import { MAX_UNLISTED_SITES, type RoomName } from "../engine/engine.ts";
 
 export interface LiveRoom extends RoomName {
   /** How many visitors the room has; undefined until that is known. */
@@ -17,8 +17,8 @@ export interface LiveSite {
 export interface LiveSites {
   sites(): Iterable<LiveSite>;
   site(name: string): LiveSite | undefined;
-  /** The number of visitors of a site; undefined for a site that this node does not have. */
-  count(site: string): number | undefined;
+  /** The number of visitors of a site, or of one page of it; undefined for a room that this node does not have. */
+  count(site: string, page?: string): number | undefined;
   /** The highest count of each site since the last call. */
   takePeaks(): Iterable<{ readonly site: string; readonly peak: number }>;
 }
@@ -36,11 +36,9 @@ export interface LiveConnections {
   };
 }
 
-const MAX_UNLISTED_SITES = 100;
-
 /**
  * The sites that statistics are kept of: the sites of SITES, and of the others, which a Host header can invent, the first
- * hundred.
+ * few.
  */
 export class RecordedSites {
   readonly listed: ReadonlySet<string>;
@@ -50,7 +48,12 @@ export class RecordedSites {
     this.listed = listed;
   }
 
-  /** Whether the site is recorded. The first hundred unlisted sites that are asked about are. */
+  /** The recorded sites that are not in SITES. */
+  get unlisted(): ReadonlySet<string> {
+    return this.#unlisted;
+  }
+
+  /** Whether the site is recorded. Of unlisted sites, the first ones that are asked about are. */
   admits(site: string): boolean {
     if (this.listed.has(site) || this.#unlisted.has(site)) return true;
     if (this.#unlisted.size >= MAX_UNLISTED_SITES) return false;

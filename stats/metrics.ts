@@ -16,6 +16,7 @@ export interface Sources {
   readonly journal: { readonly failures: number };
   readonly engine: { readonly failures: number; readonly lostEntries: number };
   readonly droppedLines: () => number;
+  readonly version: string;
 }
 
 /** How often requests were refused for one reason since the start. */
@@ -82,10 +83,14 @@ export function createMetrics(): Metrics {
   };
 }
 
+/** Such as `Bun 1.4.5`. */
+export const runtimeName = (): string =>
+  typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`;
+
 /** Registers the gauges, and returns the functions that bring them up to date. */
 function gauges(
   registry: Registry,
-  { live, listedSites, connections, journal, engine, droppedLines }: Sources,
+  { live, listedSites, connections, journal, engine, droppedLines, version }: Sources,
 ): (() => void)[] {
   const registers = [registry];
   const { counters } = connections;
@@ -100,9 +105,15 @@ function gauges(
     const metric = new Gauge({ name, help, labelNames: ["site"], registers });
     return () => {
       metric.reset();
+      for (const site of listedSites) metric.set({ site }, 0); // so that a quiet site is 0, and not missing
       for (const site of largestSites(live, listedSites)) metric.set({ site: site.room.site }, read(site));
     };
   };
+  const runtime = runtimeName();
+  new Gauge({ name: "headcount_build_info", help: "1", labelNames: ["version", "runtime"], registers }).set(
+    { version, runtime },
+    1,
+  );
   return [
     perSite("headcount_visitors_online", "Distinct visitors", ({ room }) => room.total ?? 0),
     perSite("headcount_pages_online", "Open pages on this node, observers included", ({ audience }) => audience),

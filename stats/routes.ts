@@ -3,22 +3,27 @@
 import process from "node:process";
 import type { Context, Env, Handler, Hono, MiddlewareHandler } from "hono";
 import { LRUCache } from "lru-cache";
-import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS } from "../engine/engine.ts";
+import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS, type StatsStore } from "../engine/engine.ts";
+import { dateOf } from "./calendar.ts";
 import type { Journal } from "./journal.ts";
 import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES } from "./live.ts";
-import { type Metrics, METRICS_CONTENT_TYPE } from "./metrics.ts";
-import { readingOf } from "./reading.ts";
+import { type Metrics, METRICS_CONTENT_TYPE, runtimeName } from "./metrics.ts";
+import type { Totals } from "./totals.ts";
 
 export interface StatsRoutesOptions {
   readonly journal: Journal;
+  readonly totals: Totals;
   readonly engine: Engine;
   readonly live: LiveSites;
   readonly listedSites: ReadonlySet<string>;
   readonly connections: LiveConnections;
   readonly metrics: Metrics;
   readonly maxConnections: number;
+  readonly version: string;
   /** Lets only the operator pass. */
   readonly operatorOnly: MiddlewareHandler;
+  /** Whether everybody may see the dashboard, without refusals and the details of the node. */
+  readonly isPublic: boolean;
   /** Wraps a handler that answers for one site, or for one page of it; refuses unknown sites. */
   readonly forSite: (answer: SiteHandler) => Handler;
   readonly refuseUnknown: (c: Context) => Response;
@@ -35,61 +40,61 @@ const RANGES_MINUTES = new Map([
   ["week", 7 * DAY_MINUTES],
   ["quarter", HISTORY_DAYS * DAY_MINUTES],
 ]);
+const DAY_RANGES = new Map([
+  ["month", 30],
+  ["year", 365],
+  ["all", Infinity],
+]);
 const MAX_CHART_POINTS = 720;
-/** In characters: 10,000 pages with ordinary names. Deno holds a whole answer in memory for each slow reader. */
-const MAX_LIST_LENGTH = 1_000_000;
-const ENTRY_LENGTH = 70; // of a page in the list, without its name
-const LIST_CACHE_MS = 2_000;
-const MAX_CACHED_LISTS = 100;
+const LIST_CACHE_MS = 5_000; // the journal is written as often
 
 export function addStatsRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {
   addReadingRoute(app, options);
   addOperatorRoutes(app, options);
 }
 
-function addReadingRoute<E extends Env>(app: Hono<E>, { engine, forSite }: StatsRoutesOptions): void {
-  const readList = async (site: string): Promise<string> => {
-    const byPage = Map.groupBy(await engine.readings(site), (sum) => sum.page).entries();
-    const readings = Array.from(byPage, ([page, sums]) => Object.assign({ page }, readingOf(sums)));
-    return JSON.stringify({ pages: firstThatFit(readings.toSorted((a, b) => b.seconds - a.seconds)) });
-  };
-  // A list of 10,000 pages takes a tenth of a second, and anybody may ask for it.
-  const lists = new LRUCache<string, Promise<string>>({
-    max: MAX_CACHED_LISTS,
-    ttl: LIST_CACHE_MS,
-    ttlAutopurge: true,
-    memoMethod: readList,
-  });
+function addReadingRoute<E extends Env>(app: Hono<E>, { engine, listedSites, forSite }: StatsRoutesOptions): void {
+  const readList = createLists(engine, listedSites);
   const answer: SiteHandler = async (c, site, page) => {
-    if (page !== undefined) return c.json(readingOf(await engine.readings(site, page)));
-    return c.body(await lists.memo(site), 200, { "Content-Type": "application/json" });
+    if (page !== undefined) return c.json(await engine.reading(site, page));
+    return c.body(await readList(site), 200, { "Content-Type": "application/json" });
   };
   app.get("/reading", forSite(answer));
 }
 
-function firstThatFit<Entry extends { readonly page: string }>(entries: readonly Entry[]): Entry[] {
-  const fitting: Entry[] = [];
-  let length = 0;
-  for (const entry of entries) {
-    length += entry.page.length + ENTRY_LENGTH;
-    if (length > MAX_LIST_LENGTH) break;
-    fitting.push(entry);
-  }
-  return fitting;
+/**
+ * Returns a function that reads the list of the most read pages of a site. Anybody may ask for lists, so they are read one
+ * after the other, and each one serves all who wait for it. Only lists of SITES are cached: a Host header can invent
+ * others.
+ */
+function createLists(store: StatsStore, listedSites: ReadonlySet<string>): (site: string) => Promise<string> {
+  const cached = new LRUCache<string, Promise<string>>({ max: Math.max(1, listedSites.size), ttl: LIST_CACHE_MS });
+  const awaited = new Map<string, Promise<string>>();
+  let last: Promise<unknown> = Promise.resolve();
+  const read = (site: string): Promise<string> => {
+    const list = last.then(async () => JSON.stringify({ pages: await store.mostRead(site) }));
+    last = list.catch(() => {}); // those who wait for the list get the error
+    awaited.set(site, list);
+    void last.then(() => awaited.delete(site));
+    if (listedSites.has(site)) cached.set(site, list);
+    return list;
+  };
+  return (site) => cached.get(site) ?? awaited.get(site) ?? read(site);
 }
 
 function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {
-  const { engine, metrics, operatorOnly, forSite, refuseUnknown, titleOf } = options;
-  app.use("/dashboard/*", operatorOnly);
+  const { engine, metrics, totals, operatorOnly, isPublic, forSite, refuseUnknown, titleOf } = options;
+  if (!isPublic) app.use("/dashboard/*", operatorOnly);
   app.use("/metrics", operatorOnly);
 
   app.get("/metrics", async (c) => c.text(await metrics.text(), 200, { "Content-Type": METRICS_CONTENT_TYPE }));
 
   app.get("/dashboard/state", async (c) => {
+    const sites = await Promise.all(shownSites(options).map((site) => siteState(options, site)));
+    if (isPublic) return c.json({ sites });
     const refusals = (await metrics.refusals()).map((refusal) =>
       Object.assign({ title: titleOf(refusal.reason) }, refusal),
     );
-    const sites = await Promise.all(shownSites(options).map((site) => siteState(options, site)));
     return c.json({ node: nodeState(options), refusals, sites });
   });
 
@@ -102,11 +107,24 @@ function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOpti
     return c.json({ from, to, step, points: await engine.history(site, from, step) });
   };
   app.get("/dashboard/history", forSite(answerHistory));
+
+  const answerDays: SiteHandler = async (c, site) => {
+    const days = DAY_RANGES.get(c.req.query("range") ?? "month");
+    if (days === undefined) return refuseUnknown(c);
+    const today = totals.day;
+    const rows = await engine.days(site, Math.max(0, today - days + 1));
+    return c.json({
+      today: dateOf(today),
+      days: rows.map(({ day, ...counts }) => Object.assign({ date: dateOf(day) }, counts)),
+    });
+  };
+  app.get("/dashboard/days", forSite(answerDays));
 }
 
-function nodeState({ connections, engine, journal, maxConnections }: StatsRoutesOptions) {
+function nodeState({ connections, engine, journal, maxConnections, version }: StatsRoutesOptions) {
   return {
-    runtime: typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`,
+    version,
+    runtime: runtimeName(),
     startedAt: Math.round(performance.timeOrigin),
     memory: process.memoryUsage.rss(),
     connections: connections.size,
@@ -124,13 +142,14 @@ function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
   return [...new Set(names.concat(...listedSites))].slice(0, MAX_SHOWN_SITES);
 }
 
-async function siteState({ live, engine, journal }: StatsRoutesOptions, name: string) {
+async function siteState({ live, engine, journal, totals }: StatsRoutesOptions, name: string) {
   const site = live.site(name);
   const pages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
   return {
     site: name,
     visitors: site?.room.total ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
     openPages: site?.audience ?? 0,
+    totals: await engine.siteTotals(name, totals.day).catch(() => undefined),
     peak: await journal.peak(name),
     highest: await engine.highest(name).catch(() => undefined),
     pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_SITES),

@@ -56,6 +56,8 @@ interface WaitingVisitor {
 interface Cached<Value> {
   stored: Value | undefined;
   expiresAt: number;
+  /** While the engine is asked. */
+  reading: Promise<void> | undefined;
   /** Views that the engine has not taken yet. */
   unstored: number;
 }
@@ -70,6 +72,8 @@ const HASH_LENGTH = 16; // 96 bits in base64url
 const pageKey = (site: string, page: string) => `${site} ${page}`;
 
 export class Totals {
+  /** How often the engine could not count visitors. */
+  failures = 0;
   readonly #options: TotalsOptions;
   #day: number;
   /** Views of the day that the engine has not taken yet, by page, and those of earlier days. */
@@ -172,16 +176,23 @@ export class Totals {
     }
   }
 
-  /** Reads numbers again where they are old. @param now milliseconds of a monotonic clock */
-  async refresh(site: string, page: string, now: number): Promise<void> {
+  /**
+   * Reads numbers again where they are old.
+   *
+   * @param now milliseconds of a monotonic clock
+   * @returns true when all numbers are known now, and were not before
+   */
+  async refresh(site: string, page: string, now: number): Promise<boolean> {
     const ofSite = this.#site(site);
     const ofPage = this.#page(pageKey(site, page));
+    const areKnown = () => ofSite.stored !== undefined && ofPage.stored !== undefined;
+    const wereKnown = areKnown();
     const { store } = this.#options;
-    const reads: Promise<void>[] = [];
-    if (now >= ofSite.expiresAt) reads.push(this.#read(ofSite, now, () => store.siteTotals(site, this.day)));
+    if (now >= ofSite.expiresAt) ofSite.reading = this.#read(ofSite, now, () => store.siteTotals(site, this.day));
     if (now >= ofPage.expiresAt)
-      reads.push(this.#read(ofPage, now, async () => (await store.pageViews(site, [page]))[0] ?? 0));
-    await Promise.all(reads);
+      ofPage.reading = this.#read(ofPage, now, async () => (await store.pageViews(site, [page]))[0] ?? 0);
+    await Promise.all([ofSite.reading, ofPage.reading]);
+    return !wereKnown && areKnown();
   }
 
   /** The numbers for a page, as far as they are known. */
@@ -225,34 +236,41 @@ export class Totals {
     entry.expiresAt = now + CACHE_MS; // before the answer, so that it is asked for once
     const version = this.#version;
     const value = await read().catch(() => undefined); // while the engine is away, the last numbers stay
+    entry.reading = undefined;
     const mayMissViews = this.#isStoring || version !== this.#version;
     if (value !== undefined && !mayMissViews) entry.stored = value;
     else entry.expiresAt = 0;
   }
 
   async #countInTurns(): Promise<void> {
-    await new Promise((resolve) => setImmediate(resolve)); // everybody of this turn is in one batch
     try {
       await this.#secretOf(this.day);
       while (this.#waiting.length > 0) {
         await this.#countBatch();
-        await new Promise((resolve) => setImmediate(resolve)); // let others have a turn
+        await new Promise((resolve) => setImmediate(resolve)); // others have a turn, and come in one batch
       }
       this.#isFailing = false;
       this.#forgetSecrets();
     } catch (error) {
-      const message = messageOf(error);
-      if (!this.#isFailing)
-        this.#options.log("warn", "visitors cannot be counted now, and are counted later", { message });
-      this.#isFailing = true;
+      this.#noteFailure(error);
       for (const { done } of this.#waiting) done(); // nobody waits for an engine that is away
     }
   }
 
+  #noteFailure(error: unknown): void {
+    this.failures += 1;
+    const message = messageOf(error);
+    if (!this.#isFailing)
+      this.#options.log("warn", "visitors cannot be counted for the totals, and are counted later", { message });
+    this.#isFailing = true;
+  }
+
   async #countBatch(): Promise<void> {
+    const { store, sites } = this.#options;
     const batch = this.#waiting.slice(0, BATCH);
     for (const { day } of batch) await this.#secretOf(day);
-    await this.#options.store.countVisitors(batch.map((waiting) => this.#entryOf(waiting)));
+    const entries = batch.map((waiting) => this.#entryOf(waiting));
+    await store.countVisitors(entries, sites.unlisted);
     this.#waiting.splice(0, batch.length); // others may have come meanwhile, behind these
     for (const { site, done } of batch) {
       this.#site(site).expiresAt = 0;
@@ -280,7 +298,7 @@ export class Totals {
 function cached<Value extends object | number>(cache: LRUCache<string, Cached<Value>>, key: string): Cached<Value> {
   const found = cache.get(key);
   if (found !== undefined) return found;
-  const entry: Cached<Value> = { stored: undefined, expiresAt: 0, unstored: 0 };
+  const entry: Cached<Value> = { stored: undefined, expiresAt: 0, reading: undefined, unstored: 0 };
   cache.set(key, entry);
   return entry;
 }

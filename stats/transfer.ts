@@ -10,6 +10,7 @@ import {
   MAX_PAGES_PER_SITE,
   messageOf,
   OTHER_PAGES,
+  storedPageName,
   type TransferStore,
 } from "../engine/engine.ts";
 import { askBusuanzi, readSitemap, type Sleep } from "./busuanzi.ts";
@@ -22,15 +23,22 @@ export interface TransferTools {
   readonly siteName: (text: string) => string | undefined;
   /** The name of a page; undefined when it is none. */
   readonly pageName: (text: string) => string | undefined;
-  /** Tells how far long work is. */
-  readonly progress: (text: string) => void;
+  /** Told how far long work is. */
+  readonly progress: (progress: Progress) => void;
   readonly sleep: Sleep;
+}
+
+/** How much of the work is done. `total` is 0 while that is unknown. */
+export interface Progress {
+  readonly done: number;
+  readonly total: number;
+  readonly what: string;
 }
 
 export interface ExportOptions {
   /** undefined for all sites */
   readonly site: string | undefined;
-  /** Whether the secrets, and who came today, are in the export. */
+  /** Whether the secrets, and the hashes of today's visitors, are in the export. */
   readonly withSecrets: boolean;
 }
 
@@ -51,19 +59,19 @@ export async function* exportAll(
   { store, progress }: TransferTools,
   { site, withSecrets }: ExportOptions,
 ): AsyncGenerator<string> {
-  const kept = await store.keptSites();
+  const kept = await whenFree(() => store.keptSites());
   if (kept.length === 0) throw new Error("Cannot export: nothing is kept here. DATA or REDIS_URL say where to look");
   if (site !== undefined && !kept.includes(site))
     throw new Error(`Cannot export ${site}: nothing is kept of it, but of ${kept.slice(0, MAX_NAMED).join(", ")}`);
   const sites = site === undefined ? kept : [site];
   async function* entries(): AsyncGenerator<KeptEntry> {
-    if (withSecrets) yield* await store.keptSecrets();
+    if (withSecrets) yield* await whenFree(() => store.keptSecrets());
     for (const [index, name] of sites.entries()) {
-      progress(`${name} (${index + 1} of ${sites.length})`);
-      yield* await store.keptEntries(name, withSecrets);
+      progress({ done: index, total: sites.length, what: `sites: ${name}` });
+      yield* await whenFree(() => store.keptEntries(name, withSecrets));
     }
   }
-  yield* exportText({ id: randomUUID(), sites }, entries());
+  yield* exportText({ id: randomUUID(), secrets: withSecrets, sites }, entries());
 }
 
 // ── Import of files ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,25 +91,23 @@ export async function importFile(tools: TransferTools, path: string, source: str
 }
 
 async function restore({ store, progress }: TransferTools, path: string): Promise<string> {
-  const { id, sites } = readHeader(path);
+  const { id, secrets, sites } = readHeader(path);
   let count = 0;
-  let hasSecrets = false;
-  for (const entry of readEntries(path)) {
+  for (const _ of readEntries(path)) {
     count += 1;
-    hasSecrets ||= "secret" in entry;
-    if (count % REPORT_EVERY === 0) progress(`${number(count)} entries read`);
+    if (count % REPORT_EVERY === 0) progress({ done: count, total: 0, what: "entries read" });
   }
   await whenFree(() => store.restore(id, sites, withProgress(readEntries(path), count, progress)));
-  const note = hasSecrets ? ". Restart the service: the secret that signs visitors is the restored one" : "";
+  const note = secrets ? ". Restart the service: its secrets are the restored ones" : "";
   return `Restored ${number(count)} entries of ${sites.length} ${sites.length === 1 ? "site" : "sites"}${note}`;
 }
 
-function* withProgress(entries: Iterable<KeptEntry>, count: number, progress: (text: string) => void) {
-  let restored = 0;
+function* withProgress(entries: Iterable<KeptEntry>, total: number, progress: TransferTools["progress"]) {
+  let done = 0;
   for (const entry of entries) {
     yield entry;
-    restored += 1;
-    if (restored % REPORT_EVERY === 0) progress(`${number(restored)} of ${number(count)} entries restored`);
+    done += 1;
+    if (done % REPORT_EVERY === 0) progress({ done, total, what: "entries restored" });
   }
 }
 
@@ -110,7 +116,7 @@ async function importTotals(tools: TransferTools, path: string, source: string):
   const site = siteOf(tools, file.site);
   const pages = new Map<string, number>();
   for (const [text, views] of file.pages) {
-    const page = tools.pageName(text);
+    const page = pageOf(tools, text);
     if (page === undefined) throw new ImportRefusal(`${JSON.stringify(text)} cannot be the name of a page`);
     addViews(pages, page, views);
   }
@@ -122,6 +128,12 @@ function siteOf({ siteName }: TransferTools, text: string): string {
   const site = siteName(text);
   if (site === undefined) throw new ImportRefusal(`${JSON.stringify(text)} is not one of the SITES of this service`);
   return site;
+}
+
+/** The name under which a page is stored; undefined when it is none. */
+function pageOf({ pageName }: TransferTools, text: string): string | undefined {
+  const page = pageName(text);
+  return page === undefined ? undefined : storedPageName(page);
 }
 
 /** Several names may stand for one page, such as `/a/` and `/a/index.html`. */
@@ -187,14 +199,16 @@ interface Harvest {
  */
 export async function importBusuanzi(tools: TransferTools, sitemap: string, server: string): Promise<string> {
   const { store, progress, sleep } = tools;
-  const site = siteOf(tools, URL.parse(sitemap)?.hostname ?? sitemap);
+  const address = URL.parse(sitemap);
+  const site = (address && siteOfUrl(tools, address)) ?? siteOf(tools, address?.hostname ?? sitemap);
   const addresses = pagesOfSite(tools, site, await readSitemap(sitemap, sleep));
   const known = await whenFree(() => store.imported(site, BUSUANZI_SOURCE));
   const harvest: Harvest = { total: known?.total, visitors: known?.visitors, pages: new Map(known?.pages) };
+  harvest.pages.delete(OTHER_PAGES); // nobody knows which pages are in it, so they are asked for again
   const save = () => whenFree(() => store.importTotals(site, BUSUANZI_SOURCE, totalsOf(harvest)));
   const waiting = [...addresses].filter(([page]) => !harvest.pages.has(page));
   for (const [index, [page, urls]] of waiting.entries()) {
-    progress(`${index + 1} of ${waiting.length} pages: ${page}`);
+    progress({ done: index, total: waiting.length, what: `pages: ${page}` });
     let views = 0;
     for (const url of urls) {
       const count = await askBusuanzi(server, url, sleep);
@@ -213,15 +227,18 @@ export async function importBusuanzi(tools: TransferTools, sitemap: string, serv
 }
 
 /** Page → its addresses in the sitemap. Pages of other sites are left out. */
-function pagesOfSite({ siteName, pageName }: TransferTools, site: string, addresses: string[]): Map<string, string[]> {
+function pagesOfSite(tools: TransferTools, site: string, addresses: string[]): Map<string, string[]> {
   const pages = new Map<string, string[]>();
   for (const address of addresses) {
-    const { hostname, pathname } = new URL(address);
-    const page = pageName(pathname);
-    if (page !== undefined && siteName(hostname) === site) pages.set(page, [...(pages.get(page) ?? []), address]);
+    const url = new URL(address);
+    const page = pageOf(tools, url.pathname);
+    if (page !== undefined && siteOfUrl(tools, url) === site) pages.set(page, [...(pages.get(page) ?? []), address]);
   }
   return pages;
 }
+
+/** The site of an address: one with its port, or one of its host. */
+const siteOfUrl = ({ siteName }: TransferTools, { host, hostname }: URL) => siteName(host) ?? siteName(hostname);
 
 const totalsOf = ({ total, visitors, pages }: Harvest): ImportedTotals => ({
   total: total ?? 0,

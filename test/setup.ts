@@ -1,4 +1,4 @@
-/** Loaded before all tests (bunfig.toml): leaves nothing behind, and says at the end what was not run. */
+/** Loaded before all tests (bunfig.toml): removes what they leave behind, and prints which suites were skipped. */
 import { afterAll } from "bun:test";
 import { removeLeftovers } from "./support/leftovers.ts";
 import { skippedSuites } from "./support/needs.ts";

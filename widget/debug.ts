@@ -7,11 +7,14 @@ import type { HeadcountDetail } from "./headcount.d.ts";
 
 const SLOW_MS = 3_000; // a page is live sooner
 const CSP_MS = 200; // a violation is reported after the failure that it causes
+const NUMBERS = ["site", "page", "peak", "read", "views", "total", "visitors", "today"];
 
 const server = new URL(".", import.meta.url).href;
 const socketServer = server.replace("http", "ws");
 const script = document.querySelector<HTMLScriptElement>("script[data-debug]");
-const isObserver = navigator.globalPrivacyControl === true || script?.dataset["observe"] !== undefined;
+const kept = keptVisitor();
+const isObserver =
+  navigator.globalPrivacyControl === true || script?.dataset["observe"] !== undefined || kept === "off";
 let state = "";
 let hasBeenLive = false;
 let isDiagnosing = false;
@@ -26,7 +29,7 @@ addEventListener("securitypolicyviolation", ({ blockedURI, effectiveDirective, d
     return;
   if (!isBlocked)
     warn(
-      `this page's Content-Security-Policy (${effectiveDirective}) forbids ${blockedURI}. It needs\n${policyLines(server)}`,
+      `this page's Content-Security-Policy (${effectiveDirective}) blocks ${blockedURI}. Add to it:\n${policyLines(server)}`,
     );
   isBlocked = true;
 });
@@ -48,19 +51,27 @@ function isLive({ site, page }: HeadcountDetail): void {
 }
 
 function checkElements(): void {
-  const kinds = Array.from(
-    document.querySelectorAll<HTMLElement>("[data-headcount]"),
-    (its) => its.dataset["headcount"],
+  const kinds = Array.from(document.querySelectorAll<HTMLElement>("[data-headcount]"), ({ dataset }) =>
+    dataset["headcount"]!.replace(/^true$/, ""),
   );
-  if (kinds.length === 0) warn("no element shows the number. Put this into the page:\n<span data-headcount>–</span>");
+  if (kinds.length === 0) warn("this page has no element for the number. Add one:\n<span data-headcount>–</span>");
   for (const kind of kinds)
-    if (kind && !["site", "page", "peak", "read"].includes(kind))
-      warn(`data-headcount="${kind}" is none of the numbers, which are site, page, peak and read`);
+    if (kind && !NUMBERS.includes(kind))
+      warn(`data-headcount="${kind}" is unknown. Known values are ${NUMBERS.join(", ")}`);
 }
 
 /** Asks for a token as the widget does, but without the id that it keeps. */
 async function requestToken(observe: boolean): Promise<Response> {
   return fetch(`${server}token`, { method: "POST", credentials: "include", body: JSON.stringify({ observe }) });
+}
+
+/** What the widget has stored: the visitor's id, or "off" for a visitor who does not want to be counted. */
+function keptVisitor(): string | undefined {
+  try {
+    return localStorage[server];
+  } catch {
+    return undefined; // storage is forbidden here, which checkCookies says
+  }
 }
 
 async function visitorOfCookie(): Promise<string | undefined> {
@@ -69,19 +80,18 @@ async function visitorOfCookie(): Promise<string | undefined> {
 }
 
 async function checkCookies(): Promise<void> {
-  let kept: string | undefined;
-  try {
-    kept = localStorage[`headcount:${server}`];
-  } catch {
-    // deliberate: storage is forbidden here, which is said below
-  }
-  const first = kept ?? (await visitorOfCookie());
+  const first = keptVisitor() ?? (await visitorOfCookie());
   const again = await visitorOfCookie();
-  if (again === undefined) say("nothing is kept in this browser (IDENTITY=hash)");
-  else if (again === first) say("this browser keeps the service's cookie");
-  else if (kept)
-    say("this browser drops the service's cookie, and the id in this page's localStorage is used instead: as good");
-  else warn("this browser drops the service's cookie and forbids localStorage: each page is a new visitor");
+  if (again === undefined) say("nothing is stored in this browser (IDENTITY=hash)");
+  else if (again === first) say("this browser accepts the cookie of the service");
+  else if (keptVisitor())
+    say(
+      "this browser drops the cookie of the service, so the widget uses the localStorage of this page, which counts as exactly",
+    );
+  else
+    warn(
+      "this browser drops the cookie of the service and blocks localStorage, so every page load counts as a new visitor",
+    );
 }
 
 /** Tries step by step what the widget does. */
@@ -90,35 +100,36 @@ async function diagnose(): Promise<void> {
   isDiagnosing = true;
   const reason = await findReason();
   isDiagnosing = false;
-  if (reason !== undefined) warn(`${reason}\nMore: ${server}check?site=${encodeURIComponent(location.origin)}`);
+  if (reason !== undefined)
+    warn(`${reason}\nCheck your installation: ${server}check?site=${encodeURIComponent(location.origin)}`);
 }
 
 /** What is wrong; undefined when it has been said already. */
 async function findReason(): Promise<string | undefined> {
   try {
     if (!/^https?:/.test(location.origin))
-      return "a page from a file or in a sandbox has no origin, so it is on no site";
+      return "this page is a local file or is in a sandbox, so it has no origin and belongs to no site";
     const asked = await fetch(`${server}check/request?site=${encodeURIComponent(location.origin)}`);
-    if (!asked.ok) return `${server} answers ${asked.status}: is it Headcount?`;
+    if (!asked.ok) return `${server} answers ${asked.status}. Perhaps Headcount does not run there`;
     if ((await asked.json()).site === undefined)
-      return `${location.origin} is not allowed. Start the service with\n${sitesLine(siteUrl(location.origin)!)}\nbehind a comma, if SITES is set already`;
+      return `the service does not count ${location.origin}. Start it with this setting (if SITES has entries already, add this one after a comma):\n${sitesLine(siteUrl(location.origin)!)}`;
     const answer = await requestToken(true);
     const { title, detail, token } = await answer.json();
-    if (!answer.ok) return `refused: ${title}. ${detail}`;
+    if (!answer.ok) return `the service refused this page: ${title}. ${detail}`;
     const frame = await firstFrame(token);
     await wait(CSP_MS);
     if (isBlocked) return undefined;
     if (frame === undefined)
-      return `the service grants a token, but no socket opens: a proxy drops the Upgrade header. For nginx:\n${UPGRADE_LINES}`;
-    if (JSON.parse(frame).stale) return "the service has lost its engine: the numbers are the last known ones";
-    return "the connection was lost, but would work now: the widget tries again by itself, within a minute";
+      return `the service grants a token, but no WebSocket opens. A proxy drops the Upgrade header. For nginx:\n${UPGRADE_LINES}`;
+    if (JSON.parse(frame).stale) return "the service has no connection to Redis, so these are the last known numbers";
+    return "the connection was lost and works again. The widget reconnects within a minute";
   } catch {
     await wait(CSP_MS);
     if (isBlocked) return undefined;
     if (!navigator.onLine) return "this browser is offline";
     if (location.protocol === "https:" && server.startsWith("http:"))
-      return `a page over https cannot use ${server}: it needs https, too`;
-    return `${server} does not answer: it is down, not reachable from here, or its certificate is not valid`;
+      return `this page came over https, so it cannot use ${server}. The service needs https too`;
+    return `${server} does not answer. It is down or not reachable from here, or its certificate is not valid`;
   }
 }
 
@@ -141,23 +152,22 @@ function firstFrame(token: string): Promise<string | undefined> {
 const polling = new PerformanceObserver((list) => {
   if (!list.getEntries().some(({ name }) => name.startsWith(`${server}count?page=`))) return;
   polling.disconnect();
-  warn("the number is asked for every 30 s, since no socket opens");
+  warn("no WebSocket opens, so the widget asks for the number every 30 s");
   void diagnose();
 });
 polling.observe({ type: "resource", buffered: true });
 
-say(`this page is on ${location.origin}, the service at ${server}`);
+say(`this page is on ${location.origin}, the service is at ${server}`);
 if (isObserver)
   say(
     navigator.globalPrivacyControl
-      ? "this browser sends Global Privacy Control: it sees the numbers, and is not counted"
-      : "data-observe: this page sees the numbers, and is not counted",
+      ? "this browser sends Global Privacy Control, so it sees the numbers and is not counted"
+      : kept === "off"
+        ? "this browser opened a page with #headcount-off: it sees the numbers, and is not counted until a page with #headcount-on"
+        : "the tag has data-observe, so this page sees the numbers and is not counted",
   );
-// The widget has been running for a while. Given its tag again, it says once more where it is.
-const widget = (window as unknown as Record<symbol, ((tag: HTMLScriptElement) => void) | undefined>)[
-  Symbol.for("headcount")
-];
-if (script) widget?.(script);
+// The widget may have dispatched its first events before this script was here. Given its tag again, it dispatches one.
+if (script) history.headcount?.(script);
 setTimeout(() => {
   if (state === "live" || state === "stale") return;
   checkElements();

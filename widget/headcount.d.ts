@@ -7,8 +7,8 @@
  */
 
 /**
- * `connecting`: no number yet. `live`: confirmed by the service. `stale`: the last known number; the connection, or the
- * service's own, is gone.
+ * `connecting`: there is no number yet. `live`: the service confirms the number. `stale`: this is the last known number,
+ * because this page has no connection to the service, or the service has none to Redis.
  */
 export type HeadcountState = "connecting" | "live" | "stale";
 
@@ -22,6 +22,14 @@ export interface HeadcountDetail {
   peak?: number;
   /** The median reading time of this page, in seconds. */
   read?: number;
+  /** How often this page was viewed, ever. */
+  views?: number;
+  /** How often pages of the site were viewed, ever. */
+  total?: number;
+  /** Different visitors of the site, ever. */
+  visitors?: number;
+  /** Different visitors of the site today. */
+  today?: number;
   state: HeadcountState;
 }
 

@@ -78,9 +78,25 @@ suite("cluster node failures", ["redis-server"], () => {
       expect(await other.stop()).toBe(0);
       const left = async () =>
         (await redis.client.keys("*")).toSorted().map((key) => key.replace(/:[^:]{12}$|:\d+$/, ":…"));
-      const journal = ["highest", "history:…", "pages", "read:/", "wrote:…"].map((key) => `headcount:{${SITE}}:${key}`);
-      const kept = new Set(["headcount:secret:signing", ...journal]);
-      await until("only secret and journal are left", async () => (await left()).every((key) => kept.has(key)), 50_000);
+      const statistics = [
+        "highest",
+        "history:…",
+        "readings",
+        "mostread",
+        "wrote:…",
+        "counts",
+        "views",
+        "days",
+        "day:…",
+        "base",
+      ];
+      const ofSite = statistics.map((key) => `headcount:{${SITE}}:${key}`);
+      const kept = new Set(["headcount:secret:signing", "headcount:secret:day:…", ...ofSite]);
+      await until(
+        "only secrets and statistics are left",
+        async () => (await left()).every((key) => kept.has(key)),
+        50_000,
+      );
       await end(nodes);
     },
     120_000,

@@ -120,7 +120,7 @@ suite("cluster Redis failures", ["redis-server"], () => {
       await until("Redis knows all again", async () => (await total()) === 11, 5_000);
       await allShow(pages, { site: 11, stale: false }, 10_000);
       expect(await redis.client.get("headcount:secret:signing")).not.toBeNull();
-      expect(low()).toBe(10);
+      expect(low()).toBeGreaterThanOrEqual(10);
       await end(nodes);
     },
   );

@@ -23,16 +23,15 @@ suite("redis engine", ["redis-server"], () => {
   const server = once(() => RedisServer.start());
   const open = async () => RedisEngine.open((await server()).url, options);
 
-  describe("contract", () => contract("redis", open));
+  let empty = 0;
+  const openEmpty = async () => {
+    empty += 1;
+    return RedisEngine.open((await server()).url, { ...options, prefix: `empty-${empty}:` });
+  };
+
+  describe("contract", () => contract("redis", open, openEmpty));
   describe("totals contract", () => totalsContract("redis", open));
-  describe("transfer contract", () => {
-    let empty = 0;
-    const openEmpty = async () => {
-      empty += 1;
-      return RedisEngine.open((await server()).url, { ...options, prefix: `empty-${empty}:` });
-    };
-    transferContract("redis", open, openEmpty);
-  });
+  describe("transfer contract", () => transferContract("redis", open, openEmpty));
 
   test("redis: two engines agree on secrets, tokens, peaks and the time", async () => {
     const [one, two] = await Promise.all([open(), open()]);

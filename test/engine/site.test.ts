@@ -45,6 +45,17 @@ describe("message watch", () => {
     expect(watch.check(15, 2)).toBe("versions went back");
     expect(watch.receive(16)).toBe(false);
   });
+
+  test("messages: an answer that is lower than a message from before the sync shows that the message was forged", () => {
+    const watch = setUp();
+    watch.receive(1_000);
+    watch.syncSent();
+    watch.receive(1_001); // may have been published after the answer
+    expect(watch.check(11, 1)).toBe("versions went back");
+    watch.syncSent();
+    watch.receive(12);
+    expect(watch.check(11, 2)).toBe("nothing missing");
+  });
 });
 
 describe("message text", () => {
@@ -71,6 +82,13 @@ describe("message text", () => {
       '["a.example","1",2,"",-0.5]',
       '["a.example","1",2,"","many"]',
       '["a.example","1",null]',
+      '["a.example",1,2]',
+      '["a.example","1",-2]',
+      '["a.example","1",2,"",-1]',
+      '["a.example","1",2,"",4294967296]',
+      '["a.example","1",2,"","3"]',
+      '["a.example","1",2,"",null]',
+      '["a.example","1",2,3,""]',
     ])
       expect(() => parseMessage(text)).toThrow();
   });

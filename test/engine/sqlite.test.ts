@@ -1,23 +1,27 @@
-/** What the SQLite engine promises beside the contract of both engines: its file, and what happens when that breaks. */
-import { describe, expect, test } from "bun:test";
-import { appendFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
+/** What the SQLite engine promises beside the contract of both engines. */
+import { describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { DAY_MINUTES, HISTORY_DAYS, MAX_PAGES_PER_SITE, OTHER_PAGES, type StatsEntries } from "../../engine/engine.ts";
+import {
+  DAY_MINUTES,
+  HISTORY_DAYS,
+  MAX_PAGES_PER_SITE,
+  MAX_UNLISTED_SITES,
+  MINUTE_MS,
+  OTHER_PAGES,
+} from "../../engine/engine.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
 import { sqlite } from "../support/unit.ts";
 import { contract } from "./contract.ts";
 import { totalsContract } from "./totals-contract.ts";
 import { transferContract } from "./transfer-contract.ts";
 
-const MINUTE = 60_000;
-
 describe("sqlite engine", () => {
   const TTL = 30_000;
   const engine = sqlite();
   const claims = (nonce: number, minted: number) => ({ visitor: "", page: "/", nonce, expires: minted + TTL });
 
-  describe("contract", () => contract("sqlite", async () => sqlite()));
+  describe("contract", () => contract("sqlite", async () => sqlite(), async () => sqlite())); // oxfmt-ignore
   describe("totals contract", () => totalsContract("sqlite", async () => sqlite()));
   describe("transfer contract", () => {
     const open = async () => sqlite();
@@ -29,6 +33,31 @@ describe("sqlite engine", () => {
     expect(await engine.secret("signing", "monday")).not.toBe(monday);
     expect(await engine.secret("salt", "tuesday")).not.toBe(monday);
     expect(await engine.secret("salt", "monday")).not.toBe(monday);
+  });
+
+  test("sqlite: the key of a later day, and its visitors, are thrown away two days after the clock was put back", async () => {
+    const [site, later, today] = ["later.example", 30_000, 20_345];
+    const clock = spyOn(Date, "now");
+    const start = Date.now();
+    const key = await engine.secret("day", String(later));
+    await engine.countVisitors([{ site, day: later, hash: "0123456789abcdef", isFirstDay: false }]);
+    const keptOf = async () => {
+      const names = (await engine.keptSecrets()).flatMap(({ secret, name }) => (secret === "day" ? [name] : []));
+      const visitors = (await engine.keptEntries(site, true)).flatMap((entry) =>
+        "hashes" in entry ? [entry.day] : [],
+      );
+      return [names, visitors];
+    };
+    for (const days of [0, 1, 1.9]) {
+      clock.mockReturnValue(start + days * 86_400_000);
+      await engine.secret("day", String(today + Math.floor(days)));
+      expect(await keptOf()).toEqual([[String(today + Math.floor(days)), String(later)], [later]]);
+    }
+    clock.mockReturnValue(start + 2.1 * 86_400_000);
+    await engine.secret("day", String(today + 2));
+    expect(await keptOf()).toEqual([[String(today + 2)], []]);
+    clock.mockRestore();
+    expect(await engine.secret("day", String(later))).not.toBe(key);
   });
 
   test("sqlite: a nonce is spent once as long as its token lives", async () => {
@@ -58,29 +87,20 @@ describe("sqlite engine", () => {
   });
 });
 
-describe("sqlite file", () => {
+describe("sqlite statistics", () => {
   const site = "example.com";
-  const minute = Math.floor(Date.now() / MINUTE);
-  const entries = (from: number, to: number): StatsEntries => ({
-    readings: Array.from({ length: to - from }, (_, i) => ({
-      site,
-      page: `/${from + i}`,
-      bucket: 3,
-      views: 1,
-      seconds: 2,
-    })),
-    peaks: [],
-    views: [],
-  });
+  const minute = Math.floor(Date.now() / MINUTE_MS);
+  const reading = (page: string, bucket = 3) => ({ site, page, bucket, views: 1, seconds: 2 });
+  const many = (length: number) => Array.from({ length }, (_, index) => reading(`/${index}`));
 
-  test("sqlite: the 10,001st page of a site is summed up with the others", async () => {
+  test("sqlite: the limit of pages holds over several records", async () => {
     const engine = sqlite();
-    await engine.record(entries(0, MAX_PAGES_PER_SITE - 10));
-    await engine.record(entries(MAX_PAGES_PER_SITE - 20, MAX_PAGES_PER_SITE + 30));
-    const sums = await engine.readings(site);
-    expect(new Set(sums.map((sum) => sum.page)).size).toBe(MAX_PAGES_PER_SITE + 1);
-    expect(await engine.readings(site, OTHER_PAGES)).toMatchObject([{ views: 30, seconds: 60 }]);
-    expect(await engine.readings(site, "/5")).toMatchObject([{ views: 1 }]);
+    const pages = many(MAX_PAGES_PER_SITE + 30);
+    await engine.record({ readings: pages.slice(0, MAX_PAGES_PER_SITE - 10), peaks: [] });
+    await engine.record({ readings: pages.slice(MAX_PAGES_PER_SITE - 20), peaks: [] });
+    expect(await engine.reading(site, OTHER_PAGES)).toMatchObject({ views: 30, seconds: 60 });
+    expect(await engine.reading(site, `/${MAX_PAGES_PER_SITE - 1}`)).toMatchObject({ views: 1 });
+    expect(await engine.reading(site, `/${MAX_PAGES_PER_SITE}`)).toMatchObject({ views: 0 });
   });
 
   test("sqlite: history is the highest of each step, and old minutes are deleted", async () => {
@@ -88,7 +108,7 @@ describe("sqlite file", () => {
     const start = minute - (minute % 10) - 60;
     const peaks = [3, 9, 4, 2].map((peak, i) => ({ site, minute: start + i * 5, peak }));
     const old = { site, minute: minute - (HISTORY_DAYS + 1) * DAY_MINUTES, peak: 50 };
-    await engine.record({ readings: [], peaks: [old, ...peaks, { site, minute: start, peak: 2 }], views: [] });
+    await engine.record({ readings: [], peaks: [old, ...peaks, { site, minute: start, peak: 2 }] });
     expect(await engine.history(site, 0, 10)).toEqual([
       { minute: start, peak: 9 },
       { minute: start + 10, peak: 4 },
@@ -96,75 +116,46 @@ describe("sqlite file", () => {
     expect(await engine.highest(site)).toEqual({ minute: old.minute, peak: 50 });
   });
 
-  test("sqlite: what was kept is there after it was opened again, and only its owner can read it", async () => {
-    const folder = temporaryFolder();
-    const first = sqlite(folder);
-    const secret = await first.secret("signing", "");
-    await first.record(entries(0, 3));
-    await first.hold([{ site, page: undefined, visitor: "ann" }]);
-    await first.close();
-    const second = sqlite(folder);
-    expect(await second.secret("signing", "")).toBe(secret);
-    expect(await second.readings(site)).toHaveLength(3);
-    expect(await second.held()).toEqual([{ site, page: undefined, visitor: "ann" }]);
-    expect(await second.held()).toEqual([]);
-    expect(statSync(join(folder, "headcount.db")).mode & 0o077).toBe(0);
-    await second.close();
-  });
-
-  test("sqlite: a broken one is set aside, and the work goes on", async () => {
-    for (const breakIt of [
-      (file: string) => writeFileSync(file, "this is not a database, and long enough to be looked at ".repeat(100)),
-      (file: string) => {
-        const database = new DatabaseSync(file);
-        database.exec("CREATE TABLE big (x); INSERT INTO big VALUES (zeroblob(100000)); PRAGMA journal_mode = DELETE");
-        database.close();
-        writeFileSync(file, Buffer.alloc(20_000, 7), { flag: "r+" });
-      },
-    ]) {
-      const folder = temporaryFolder();
-      breakIt(join(folder, "headcount.db"));
-      const engine = sqlite(folder);
-      await engine.record(entries(0, 3));
-      expect(await engine.readings(site)).toHaveLength(3);
-      expect(readdirSync(folder).filter((name) => name.includes(".broken-")).length).toBeGreaterThan(0);
-      await engine.close();
-    }
-  });
-
-  test("sqlite: a locked one fails at once, loses nothing of what was asked again, and counts the failure", async () => {
-    const folder = temporaryFolder();
-    const engine = sqlite(folder);
-    await engine.record(entries(0, 1));
-    const other = new DatabaseSync(join(folder, "headcount.db"));
-    other.exec("BEGIN EXCLUSIVE");
-    expect(engine.record(entries(1, 2))).rejects.toThrow(/Cannot use .*headcount\.db: .*locked/);
-    expect(engine.failures).toBe(1);
-    other.exec("ROLLBACK");
-    other.close();
-    await engine.record(entries(1, 2));
-    expect(await engine.readings(site)).toHaveLength(2);
-    await engine.close();
-  });
-
-  test("sqlite: a write-ahead log that was cut off in mid-write loses its last transaction only", async () => {
-    const folder = temporaryFolder();
-    const engine = sqlite(folder);
-    await engine.record(entries(0, 3));
-    appendFileSync(join(folder, "headcount.db-wal"), Buffer.alloc(2_000, 9));
-    const copy = sqlite(folder);
-    expect(await copy.readings(site)).toHaveLength(3);
-    await copy.close();
-    await engine.close();
-  });
-
-  test("sqlite: the reading time of one page is found without a look at the 10,000 others", async () => {
+  test("sqlite: a site that is not listed is forgotten with its last history, which makes room for another", async () => {
     const engine = sqlite();
-    const page = (at: number): string => `/${at}/${"x".repeat(900)}`;
-    const reading = (at: number) => ({ site, page: page(at), bucket: 3, views: 1, seconds: 1 });
-    await engine.record({ readings: Array.from({ length: 10_000 }, (_, at) => reading(at)), peaks: [], views: [] });
-    const before = process.cpuUsage();
-    for (let at = 0; at < 500; at += 1) expect(await engine.readings(site, page(at))).toHaveLength(1);
-    expect(process.cpuUsage(before).user / 1_000).toBeLessThan(1_000); // a scan each took four times as long as that
+    const names = Array.from({ length: MAX_UNLISTED_SITES + 1 }, (_, index) => `invented${index}.example`);
+    const unlistedSites = new Set(names);
+    const old = minute - (HISTORY_DAYS + 1) * DAY_MINUTES;
+    const peaks = names.map((name) => ({ site: name, minute: old, peak: 1 }));
+    const readings = names.map((name) => ({ ...reading("/"), site: name }));
+    await engine.record({ readings, peaks, unlistedSites });
+    await engine.record({ readings: readings.slice(-1), peaks: [], unlistedSites });
+    expect(await engine.reading(names[0]!, "/")).toMatchObject({ views: 0 });
+    expect(await engine.highest(names[0]!)).toBeUndefined();
+    expect(await engine.reading(names.at(-1)!, "/")).toMatchObject({ views: 1 });
+  });
+
+  test("sqlite: while a long record is written, others have their turn, and nothing gets into its transaction", async () => {
+    const folder = temporaryFolder();
+    const engine = sqlite(folder);
+    const ended: string[] = [];
+    const turns = { count: 0 };
+    const timer = setInterval(() => (turns.count += 1), 1);
+    const recorded = engine.record({ readings: many(9_000), peaks: [] }).then(() => ended.push("record"));
+    const held = engine.hold([{ site, page: "/", visitor: "ann" }]).then(() => ended.push("hold"));
+    const listed = engine.mostRead(site).then(() => ended.push("list"));
+    await Promise.all([recorded, held, listed]);
+    clearInterval(timer);
+    expect(ended).toEqual(["list", "record", "hold"]);
+    expect(turns.count).toBeGreaterThan(0); // without a pause nothing else would have had a turn
+    await engine.close();
+  });
+
+  test("sqlite: a damaged histogram counts as empty, and does not stop the journal", async () => {
+    const folder = temporaryFolder();
+    const engine = sqlite(folder);
+    await engine.record({ readings: [reading("/")], peaks: [] });
+    const other = new DatabaseSync(join(folder, "headcount.db"));
+    other.exec("UPDATE readings SET histogram = '{damaged'");
+    other.close();
+    await engine.record({ readings: [reading("/"), reading("/two")], peaks: [] });
+    expect(await engine.reading(site, "/")).toMatchObject({ views: 1, seconds: 4 });
+    expect(await engine.reading(site, "/two")).toMatchObject({ views: 1 });
+    await engine.close();
   });
 });

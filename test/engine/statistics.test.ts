@@ -1,7 +1,7 @@
 /** Statistics in Redis: each part is added once, in bounded batches, and a part that fails hinders nothing else. */
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
-import type { ReadingSum } from "../../engine/engine.ts";
+import { DAY_MINUTES, HISTORY_DAYS, type ReadingSum } from "../../engine/engine.ts";
 import { RedisEngine } from "../../engine/redis.ts";
 import { adopt } from "../support/leftovers.ts";
 import { suite } from "../support/needs.ts";
@@ -40,13 +40,13 @@ suite("redis statistics", ["redis-server"], () => {
     const redis = await server();
     const cable = await Cable.lay(redis.port);
     const engine = await open(cable.url);
-    const record = () => engine.record({ readings: [reading("once.example")], peaks: [], views: [] });
+    const record = () => engine.record({ readings: [reading("once.example")], peaks: [] });
     redis.freeze();
     await record(); // accepted: the engine sends it again by itself
     expect(await textOf(record())).toContain("Redis");
     redis.thaw();
     await until("the engine is back", () => record().then(() => true, () => false)); // oxfmt-ignore
-    expect(await engine.readings("once.example", "/")).toEqual([{ ...reading("once.example"), views: 2, seconds: 2 }]);
+    expect(await engine.reading("once.example", "/")).toMatchObject({ views: 2, seconds: 2 });
     await engine.close();
     cable.remove();
   });
@@ -57,17 +57,17 @@ suite("redis statistics", ["redis-server"], () => {
     const engine = await open(cable.url);
     const site = "parts.example";
     const readings = Array.from({ length: 3_000 }, (_, index) => reading(site, `/${index}`));
-    const recorded = engine.record({ readings, peaks: [], views: [] });
-    const pages = `headcount:{${site}}:pages`;
-    await until("some parts have arrived", async () => (await redis.client.scard(pages)) > 0);
+    const recorded = engine.record({ readings, peaks: [] });
+    const pages = `headcount:{${site}}:mostread`;
+    await until("some parts have arrived", async () => (await redis.client.zcard(pages)) > 0);
     cable.cut();
     await recorded;
     cable.mend();
-    const record = () => engine.record({ readings: [], peaks: [], views: [] });
+    const record = () => engine.record({ readings: [], peaks: [] });
     await until("the engine is back", () => record().then(() => true, () => false)); // oxfmt-ignore
-    const sums = await engine.readings(site);
-    expect(sums).toHaveLength(3_000);
-    expect(sums.every(({ views }) => views === 1)).toBe(true);
+    expect(await redis.client.zcard(pages)).toBe(3_000);
+    const read = await Promise.all(readings.map(({ page }) => engine.reading(site, page)));
+    expect(read.every(({ views, seconds }) => views === 1 && seconds === 1)).toBe(true);
     await engine.close();
     cable.remove();
   });
@@ -77,21 +77,44 @@ suite("redis statistics", ["redis-server"], () => {
     const lines: unknown[][] = [];
     const engine = await open(redis.url, (...line) => void lines.push(line));
     const [bad, good] = ["bad.example", "good.example"];
-    await redis.client.set(`headcount:{${bad}}:read:/broken`, "not a hash");
-    const readings = [reading(bad, "/before"), reading(bad, "/broken"), reading(bad, "/after"), reading(good)];
+    const day = 700;
+    const minute = day * DAY_MINUTES;
+    await redis.client.lpush(`headcount:{${bad}}:history:${day}`, "not a string");
+    const readings = [reading(bad), reading(good)];
     for (let time = 1; time <= 3; time += 1) {
-      await engine.record({ readings, peaks: [{ site: bad, minute: 1_000_000, peak: time }], views: [] });
+      const peaks = [minute - 1, minute, minute + DAY_MINUTES].map((at) => ({ site: bad, minute: at, peak: time }));
+      await engine.record({ readings, peaks });
       expect(engine.lostEntries).toBe(time);
     }
-    for (const [site, page] of [
-      [bad, "/before"],
-      [bad, "/after"],
-      [good, "/"],
-    ] as const)
-      // oxfmt-ignore
-      expect(await engine.readings(site, page)).toMatchObject([{ views: 3, seconds: 3 }]);
-    expect(await engine.highest(bad)).toEqual({ minute: 1_000_000, peak: 3 });
+    for (const site of [bad, good]) expect(await engine.reading(site, "/")).toMatchObject({ views: 3, seconds: 3 });
+    expect(await engine.highest(bad)).toEqual({ minute: minute - 1, peak: 3 });
     expect(lines).toEqual([["error", expect.stringContaining("lost"), expect.objectContaining({ site: bad })]]);
+    await engine.close();
+  });
+
+  test("redis: a damaged histogram counts as empty, and a damaged list of unlisted sites costs no listed site", async () => {
+    const redis = await server();
+    const engine = await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: quiet, prefix: "damaged:" });
+    const [listed, unlisted] = ["listed.example", "unlisted.example"];
+    await redis.client.hset(`damaged:{${listed}}:readings`, "/", "{damaged");
+    await redis.client.set("damaged:unlisted", "not a sorted set");
+    const readings = [reading(listed), reading(unlisted)];
+    await engine.record({ readings, peaks: [], unlistedSites: new Set([unlisted]) });
+    expect(await engine.reading(listed, "/")).toMatchObject({ views: 1, seconds: 1 });
+    expect(await engine.reading(unlisted, "/")).toMatchObject({ views: 0 });
+    expect(engine.lostEntries).toBe(1);
+    await engine.close();
+  });
+
+  test("redis: statistics of an unlisted site expire, until SITES lists it", async () => {
+    const redis = await server();
+    const engine = await open(redis.url);
+    const site = "expires.example";
+    const ttl = () => redis.client.ttl(`headcount:{${site}}:readings`);
+    await engine.record({ readings: [reading(site)], peaks: [], unlistedSites: new Set([site]) });
+    expect(await ttl()).toBeGreaterThan(HISTORY_DAYS * 86_400 - 60);
+    await engine.record({ readings: [reading(site)], peaks: [] });
+    expect(await ttl()).toBe(-1);
     await engine.close();
   });
 
@@ -102,33 +125,33 @@ suite("redis statistics", ["redis-server"], () => {
     const log = (...line: unknown[]) => void lines.push(line);
     const engine = await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log, prefix });
     const [bad, good] = ["bad.example", "good.example"];
-    await engine.record({ readings: [reading(bad)], peaks: [], views: [] });
+    await engine.record({ readings: [reading(bad)], peaks: [] });
     const [mark] = await redis.client.keys(`${prefix}{${bad}}:wrote:*`);
     await redis.client.del(mark!);
     await redis.client.hset(mark!, "not", "a string"); // from now on Redis refuses all parts of this site
     const records = 30;
     for (let time = 0; time < records; time += 1)
-      await engine.record({ readings: [reading(bad), reading(good)], peaks: [], views: [] });
-    expect(await engine.readings(good, "/")).toMatchObject([{ views: records }]);
+      await engine.record({ readings: [reading(bad), reading(good)], peaks: [] });
+    expect(await engine.reading(good, "/")).toMatchObject({ views: records });
     expect(engine.lostEntries).toBe(records - 5); // five parts have tries left
     expect(lines).toEqual([["error", expect.stringContaining("lost"), expect.objectContaining({ site: bad })]]);
     await redis.client.del(mark!);
-    await engine.record({ readings: [], peaks: [], views: [] });
-    expect(await engine.readings(bad, "/")).toMatchObject([{ views: 1 + 5 }]);
+    await engine.record({ readings: [], peaks: [] });
+    expect(await engine.reading(bad, "/")).toMatchObject({ views: 1 + 5 });
     await engine.close();
   });
 
   test("redis: entries are refused, and not lost, while Redis is out of memory", async () => {
     const redis = await RedisServer.start();
     const engine = await open(redis.url);
-    const record = () => engine.record({ readings: [reading("full.example")], peaks: [], views: [] });
+    const record = () => engine.record({ readings: [reading("full.example")], peaks: [] });
     await record();
     await redis.client.config("SET", "maxmemory", "1");
     await record(); // accepted: the engine sends it again by itself
     for (let time = 0; time < 20; time += 1) expect(await textOf(record())).toContain("OOM");
     await redis.client.config("SET", "maxmemory", "0");
     await record();
-    expect(await engine.readings("full.example", "/")).toMatchObject([{ views: 3 }]);
+    expect(await engine.reading("full.example", "/")).toMatchObject({ views: 3 });
     expect(engine.lostEntries).toBe(0);
     await engine.close();
     await redis.stop();

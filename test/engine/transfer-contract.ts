@@ -1,6 +1,13 @@
 /** What every engine promises about export and import, as tests that run on each of them. */
 import { expect, test } from "bun:test";
-import { type Engine, type ImportedTotals, MAX_PAGES_PER_SITE, OTHER_PAGES } from "../../engine/engine.ts";
+import {
+  type Engine,
+  type ImportedTotals,
+  type KeptEntry,
+  MAX_PAGES_PER_SITE,
+  OTHER_PAGES,
+  type SecretKind,
+} from "../../engine/engine.ts";
 import { DAY, fill, linesOf, SITES } from "../support/kept.ts";
 import { recordViews, viewsOf, visitorsOf } from "./totals-contract.ts";
 
@@ -9,6 +16,11 @@ const totals = (total: number, visitors: number, pages: Record<string, number>):
   visitors,
   pages: new Map(Object.entries(pages)),
 });
+
+const secretOf = async (engine: Engine, secret: SecretKind): Promise<KeptEntry> => {
+  const name = secret === "day" ? String(DAY) : "";
+  return { secret, name, value: await engine.secret(secret, name) };
+};
 
 /** @param open makes an engine that is like new for the sites of this file @param openEmpty makes an empty engine */
 export function transferContract(name: string, open: () => Promise<Engine>, openEmpty: () => Promise<Engine>): void {
@@ -58,6 +70,31 @@ export function transferContract(name: string, open: () => Promise<Engine>, open
     await engine.close();
   });
 
+  test(`${name}: a number that an import has made as large as it can be stays there`, async () => {
+    const engine = await open();
+    const site = "largest.example";
+    const most = Number.MAX_SAFE_INTEGER;
+    await engine.importTotals(site, "old", totals(most, most, { "/": most }));
+    await recordViews(engine, viewsOf(site, { "/": 2 }, DAY));
+    await engine.countVisitors(visitorsOf(site, ["ann+", "ben+"], DAY));
+    expect(await engine.siteTotals(site, DAY)).toEqual({ total: most, visitors: most, today: 2 });
+    expect(await engine.pageViews(site, ["/"])).toEqual([most]);
+    await engine.close();
+  });
+
+  test(`${name}: an imported long name of a page is the page that is counted`, async () => {
+    const engine = await open();
+    const site = "long-names.example";
+    const [long, other] = ["a", "b"].map((end) => `/${"x".repeat(1_000)}${end}`) as [string, string];
+    await recordViews(engine, viewsOf(site, { [long]: 1 }, DAY));
+    for (let time = 0; time < 2; time += 1)
+      await engine.importTotals(site, "old", totals(10, 0, { [long]: 7, [other]: 3 }));
+    expect(await engine.pageViews(site, [long, other])).toEqual([8, 3]);
+    await engine.importTotals(site, "old", totals(0, 0, {}));
+    expect(await engine.pageViews(site, [long, other])).toEqual([1, 0]);
+    await engine.close();
+  });
+
   test(`${name}: pages that are imported beyond the limit of a site are summed up under one name`, async () => {
     const engine = await open();
     const site = "large-import.example";
@@ -77,11 +114,38 @@ export function transferContract(name: string, open: () => Promise<Engine>, open
     await fill(from);
     const lines = await linesOf(from);
     expect(await from.keptSites()).toEqual(SITES);
-    for (const part of ['"views":', '"histogram":', '"peaks":', '"highest":', '"source":', '"hashes":', '"secret":'])
+    for (const part of [
+      '"views":',
+      '"histogram":',
+      '"peaks":',
+      '"highest":',
+      '"source":',
+      '"hashes":',
+      '"secret":"admin"',
+    ])
       expect(lines.join("\n")).toContain(part);
     expect((await from.keptEntries(SITES[0]!, false)).some((entry) => "hashes" in entry)).toBe(false);
     await to.restore("one", SITES, lines.map((line) => JSON.parse(line))); // oxfmt-ignore
     expect(await linesOf(to)).toEqual(lines);
+    expect(lines.filter((line) => line.includes('"unlisted":true'))).toHaveLength(1);
+    await Promise.all([from.close(), to.close()]);
+  });
+
+  test(`${name}: more pages than a site may have are restored, and the secrets of a service that has begun are replaced`, async () => {
+    const [from, to] = [await openEmpty(), await openEmpty()];
+    const site = "full.example";
+    const numbers = Array.from({ length: MAX_PAGES_PER_SITE }, (_, index) => index);
+    const entries: KeptEntry[] = [
+      { site, total: 5, visitors: 0 },
+      ...numbers.map((index) => ({ site, page: `/viewed${index}`, views: 1 })),
+      ...numbers.map((index) => ({ site, page: `/read${index}`, seconds: 2, histogram: [[4, 1]] as const })),
+      ...(await Promise.all(["signing", "salt", "day"].map((kind) => secretOf(from, kind as SecretKind)))),
+    ];
+    for (const { secret, name: secretName } of await from.keptSecrets()) await to.secret(secret, secretName);
+    await to.restore("one", [site], entries);
+    expect(await to.pageViews(site, ["/viewed0", `/viewed${MAX_PAGES_PER_SITE - 1}`])).toEqual([1, 1]);
+    expect(await to.reading(site, `/read${MAX_PAGES_PER_SITE - 1}`)).toMatchObject({ views: 1, seconds: 2 });
+    expect(await to.keptSecrets()).toEqual(await from.keptSecrets());
     await Promise.all([from.close(), to.close()]);
   });
 

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import type { Connection } from "../support/client.ts";
 import { cpuSecondsOf, openFilesOf } from "../support/process.ts";
-import { sendRaw } from "../support/raw.ts";
+import { holdOpen } from "../support/raw.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
 import type { Launch } from "../support/service.ts";
 import { ignoreErrors, Target, times } from "../support/target.ts";
@@ -20,14 +20,14 @@ onBothRuntimes("hostile files", (runtime) => {
     const target = await start();
     const { pid } = target.service;
     const connections = await fillUp(target);
-    const slow = times(5, 5, () => sendRaw(target.url, "GET / HTTP/1.1\r\n", { ms: 9_000 }));
+    const closeSlow = holdOpen(target.url, "GET / HTTP/1.1\r\n", 5);
     await until("five more files are open", () => openFilesOf(pid) >= filesForPages + 4, 15_000);
     for (const { status, headers, json } of await times(50, 5, () => target.visitor().token())) {
       expect([status, json.type]).toEqual([503, "urn:headcount:problem:full"]);
       expect(Number(headers.get("retry-after"))).toBeGreaterThan(0);
       expect(headers.get("connection")).toContain("close");
     }
-    await slow;
+    closeSlow();
     expect(await cpuSecondsInOneSecond(pid)).toBeLessThan(0.9); // it does not spin on accept
     await target.survives(connections.length);
     connections.pop()?.vanish();
@@ -41,13 +41,13 @@ onBothRuntimes("hostile files", (runtime) => {
     const target = await start();
     const { pid } = target.service;
     const connections = await fillUp(target);
-    const greedy = times(files, files, () => sendRaw(target.url, "GET / HTTP/1.1\r\n", { ms: 15_000 }));
+    const closeGreedy = holdOpen(target.url, "GET / HTTP/1.1\r\n", files);
     await until("no file is left", () => openFilesOf(pid) >= files, 30_000);
     const cpuSeconds = await cpuSecondsInOneSecond(pid);
     if (runtime === "deno") expect(cpuSeconds).toBeLessThan(0.5); // Bun tries to accept all the time
     for (const connection of connections.splice(0, 30)) connection.vanish();
     await target.watcher.shows({ site: 1 + connections.length }, 10_000);
-    await greedy;
+    closeGreedy();
     connections.push(await until("a newcomer comes in", () => tryToOpen(target), 30_000));
     await target.survives(connections.length);
     for (const connection of connections) connection.vanish();

@@ -2,12 +2,14 @@
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import { MAX_MOST_READ, MAX_UNLISTED_SITES } from "../../engine/engine.ts";
 import { ask, encodeFrame, upgrade } from "../support/client.ts";
 import { differences } from "../support/differences.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
 import { memoryOf, openFilesOf } from "../support/process.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
 import { ownSite, Target, times } from "../support/target.ts";
+import { sqlite } from "../support/unit.ts";
 import { alone, sleep, until } from "../support/waiting.ts";
 
 const repeated = (count: number, frame: Buffer): Buffer => Buffer.concat(Array.from({ length: count }, () => frame));
@@ -47,16 +49,17 @@ onBothRuntimes("hostile flood", (runtime) => {
       return walker;
     });
     expect(walkers.every(({ open }) => open)).toBe(true);
-    if (differences.refusesPongFloods[runtime]) expect((await pongs.ends()).code).toBe(1008);
+    expect((await pongs.ends()).code).toBeOneOf([1008, 1006]); // or reset
+    await sleep(1_100); // a view of less than a second is not recorded
     for (const connection of [reader, pongs, empty, ...walkers]) connection.vanish();
     await target.survives();
     const readings = async () => (await ask(target.url, `GET /reading?site=${ownSite}`)).json.pages;
-    await until("the reading of /read is recorded", async () => (await readings()).some(isRead), 15_000);
+    await until("the reading of /read is recorded", async () => (await readings()).some(isRead), 45_000);
     expect((await readings()).length).toBeLessThan(1_000); // of 5,800 pages, those that were read for a second
     expect(await target.service.metric("headcount_pages_online")).toBe(1);
   });
 
-  test("sites invented by Host and Origin are let go, and the journal keeps no more than a hundred", async () => {
+  test("sites invented by Host and Origin are let go, and the journal keeps few of them", async () => {
     const folder = temporaryFolder();
     const target = await Target.start(runtime, { DATA: folder });
     const connections = await times(400, 16, async (at) => {
@@ -70,7 +73,7 @@ onBothRuntimes("hostile flood", (runtime) => {
     for (const connection of connections) connection.vanish();
     await target.survives();
     await until("the sites are let go", async () => (await sites()) === 1, 10_000);
-    expect(readNumber(folder, "count(DISTINCT site)", "history")).toBeLessThanOrEqual(101);
+    expect(readNumber(folder, "count(DISTINCT site)", "history")).toBeLessThanOrEqual(MAX_UNLISTED_SITES + 1);
   });
 
   test("connections whose peers never answer a close do not pile up", async () => {
@@ -96,11 +99,11 @@ onBothRuntimes("hostile flood", (runtime) => {
       const folder = temporaryFolder();
       const target = await Target.start(runtime, { DATA: folder });
       await target.service.stop();
-      writeReadings(folder);
+      await writeReadings(folder);
       await target.service.start();
       const again = await target.again();
       const state = { over: false };
-      const asking = times(60, 6, () => ask(again.url, `GET /reading?site=${ownSite}`));
+      const asking = times(36, 6, () => ask(again.url, `GET /reading?site=${ownSite}`));
       void asking.finally(() => (state.over = true));
       let slowestMs = 0;
       while (!state.over) {
@@ -109,7 +112,7 @@ onBothRuntimes("hostile flood", (runtime) => {
         slowestMs = Math.max(slowestMs, performance.now() - began);
         connection.vanish();
       }
-      for (const { status, json } of await asking) expect([status, json.pages.length > 1_000]).toEqual([200, true]);
+      for (const { status, json } of await asking) expect([status, json.pages.length]).toEqual([200, MAX_MOST_READ]);
       expect(slowestMs).toBeLessThan(3_000);
       await again.survives(0, 30_000);
     }));
@@ -124,14 +127,11 @@ function readNumber(folder: string, number: string, table: string): number {
 }
 
 /** Writes reading times of 10,000 pages, in three buckets each, into the file of a service that is stopped. */
-function writeReadings(folder: string): void {
-  using database = new Database(join(folder, "headcount.db"));
-  const page = database.prepare("INSERT INTO pages (site, page) VALUES (?, ?)");
-  const reading = database.prepare("INSERT INTO readings (site, page, bucket, views, seconds) VALUES (?, ?, ?, 5, 50)");
-  database.transaction(() => {
-    for (let at = 0; at < 10_000; at++) {
-      page.run(ownSite, `/a/page/${at}`);
-      for (const bucket of [3, 9, 20]) reading.run(ownSite, `/a/page/${at}`, bucket);
-    }
-  })();
+async function writeReadings(folder: string): Promise<void> {
+  const engine = sqlite(folder);
+  const readings = Array.from({ length: 30_000 }, (_, at) => {
+    return { site: ownSite, page: `/a/page/${Math.floor(at / 3)}`, bucket: [3, 9, 20][at % 3]!, views: 5, seconds: 50 };
+  });
+  await engine.record({ readings, peaks: [] });
+  await engine.close();
 }

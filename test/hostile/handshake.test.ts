@@ -46,14 +46,18 @@ onBothRuntimes("hostile handshakes", (runtime) => {
     await target.survives();
   });
 
-  test("a handshake with frames or a second handshake behind it opens one connection", async () => {
+  test("a handshake with frames or a second handshake behind it opens one connection at most", async () => {
     const target = await Target.on(await shared.site());
     const { url, origin } = target;
     const shake = async (): Promise<string> => handshake(url, origin, await target.token());
     const close = encodeFrame(8, Buffer.from([1000 >> 8, 1000 & 255]));
     const early = Buffer.concat([Buffer.from(await shake()), textFrame('{"page":"/early"}'), close]);
-    expect((await sendRaw(url, early, { ms: 4_000 })).statuses).toEqual([101]);
-    expect((await sendRaw(url, (await shake()) + (await shake()), { ms: 4_000 })).statuses).toEqual([101]);
+    // RFC 6455 4.1 lets a client send more after the answer only. Bun may refuse or close a connection that sends it before.
+    const both = (await shake()) + (await shake());
+    for (const bytes of [early, both]) {
+      const { statuses } = await sendRaw(url, bytes, { ms: 4_000 });
+      expect([[101], [400], []]).toContainEqual(statuses);
+    }
     await target.survives();
   });
 

@@ -97,7 +97,8 @@ describe("hostile imports", () => {
     expect(await linesOf(engine)).toEqual(restored);
   });
 
-  const header = '{"headcount":1,"id":"6dbe77fe-0d6e-4ab8-9d5c-3c7bd7d2b8d1","sites":["a.example"],"entries":[';
+  const header =
+    '{"headcount":1,"id":"6dbe77fe-0d6e-4ab8-9d5c-3c7bd7d2b8d1","secrets":false,"sites":["a.example"],"entries":[';
   const entries: [entry: string, problem: string][] = [
     ['{"site":"a.example","total":-1,"visitors":0}', "line 2: is not an entry"],
     ['{"site":"a.example","total":9007199254740992,"visitors":0}', "line 2: is not an entry"],

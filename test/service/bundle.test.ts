@@ -38,7 +38,7 @@ for (const [name, [program = "", ...rest]] of Object.entries(commands))
       url = /"event":"ready","url":"([^"]+)"/.exec(output)?.[1];
       if (url !== undefined) break;
     }
-    for (const path of ["", "widget.js", "debug.js", "badge.svg", "check", "count"])
+    for (const path of ["", "widget.js", "busuanzi.js", "list.js", "debug.js", "badge.svg", "check", "count"])
       expect([path, (await fetch(url + path)).status]).toEqual([path, 200]);
     child.kill("SIGTERM");
     expect(await child.exited).toBe(0);

@@ -37,6 +37,17 @@ onBothRuntimes("documents", (runtime) => {
     expect((await ask(url, "GET /widget.js", { headers })).status).toBe(304);
   });
 
+  test("the drop-in for busuanzi answers at each address that themes make of it", async () => {
+    const url = await shared.url();
+    for (const path of ["/busuanzi.js", "/busuanzi.pure.mini.js", "/js"]) {
+      const answer = await ask(url, `GET ${path}`, { headers: { "accept-encoding": "br" } });
+      expect(answer.status).toBe(200);
+      expect(answer.headers.get("content-type")).toMatch(/^(text|application)\/javascript/);
+      expect(answer.headers.get("cross-origin-resource-policy")).toBe("cross-origin");
+      expect(brotliDecompressSync(answer.bytes).toString()).toContain("bszCaller");
+    }
+  });
+
   test("the home page has the snippet for this server, and nothing inline without a nonce", async () => {
     const url = await shared.url();
     const answer = await ask(url, "GET /", { headers: { accept: "text/html" } });

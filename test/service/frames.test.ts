@@ -48,6 +48,17 @@ onBothRuntimes("frames", (runtime) => {
     expect(await site.count("/b")).toMatchObject({ site: 3, page: 2 });
   });
 
+  test("a connection that moves to another page receives its views at once", async () => {
+    const site = await shared.site();
+    await site.open("/one");
+    const reader = await site.open("/one");
+    await reader.shows({ views: 2, total: 2 });
+    reader.send({ page: "/two" });
+    await reader.shows({ views: 1, total: 3 });
+    reader.send({ page: "/one" });
+    await reader.shows({ views: 3, total: 4 });
+  });
+
   test("a connection that moves to another page receives the counts of that page only", async () => {
     const site = await shared.site();
     const visitor = site.visitor();

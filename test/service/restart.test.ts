@@ -1,14 +1,22 @@
 /** SIGTERM, SIGINT and what comes after: pages are closed in order, and nobody who comes back was ever missing. */
 import { expect, test } from "bun:test";
 import { createServer } from "node:net";
-import { ask } from "../support/client.ts";
+import { ask, type Connection, type Visitor } from "../support/client.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
-import { Service, type Settings } from "../support/service.ts";
+import { type Runtime, Service, type Settings } from "../support/service.ts";
 import { graceSeconds, TestSite, unlimited } from "../support/site.ts";
-import { times } from "../support/target.ts";
+import { printMeasurement, Target, times } from "../support/target.ts";
+import { alone, sleep, until } from "../support/waiting.ts";
 
 const exitBoundMs = 10_000;
+
+/** The restart with many pages. */
+const population = 2_000;
+/** How many do not come back. */
+const leavers = 100;
+/** How many reconnects a node takes in a second: the window of 1012 follows from it. */
+const reconnectsPerSecond = 2_500;
 
 onBothRuntimes("restart", (runtime) => {
   const start = async (settings: Settings = {}): Promise<TestSite> => {
@@ -87,4 +95,99 @@ onBothRuntimes("restart", (runtime) => {
     const watcher = await site.open();
     await watcher.shows({ site: 1 }, 20_000);
   });
+
+  test("after a restart with 2,000 pages each comes back within the window of its 1012, and nobody sees a dip", async () => {
+    // Only the storms run one after the other. The time in which visitors are held passes for both runtimes at once.
+    const { target, observed, back } = await alone(() => openAndRestart(runtime));
+    const { counts } = observed;
+    const present = population - leavers + 1; // with the observer; the first watcher has not come back
+    await until("those who left are gone", () => counts.at(-1) === present, 30_000);
+    expect(Math.min(...counts.slice(counts.indexOf(population + 2)))).toBe(present);
+    await observed.stop();
+    for (const connection of back) connection.vanish();
+    await (await target.again()).survives(0, 30_000);
+  }, 120_000);
 });
+
+// ------------------------------------------------------------------------------------------------ many pages
+
+/** Opens all pages, restarts the service, and lets all visitors but the leavers come back. */
+async function openAndRestart(runtime: Runtime) {
+  const target = await Target.start(runtime, { DATA: temporaryFolder() });
+  const visitors = await times(population, 32, async () => {
+    const visitor = target.visitor();
+    return { visitor, connection: await visitor.open() };
+  });
+  await target.watcher.shows({ site: population + 1 }, 20_000);
+  const observed = observe(target.visitor());
+  await until("the observer is counted", () => observed.counts.includes(population + 2), 10_000);
+
+  const stoppedAt = performance.now();
+  const restarted = restart(target);
+  const ends = await Promise.all(visitors.map(({ connection }) => connection.ends(10_000)));
+  const windowSeconds = Math.ceil((population + 2) / reconnectsPerSecond);
+  expect(new Set(ends.map(({ code, reason }) => `${code} ${reason}`))).toEqual(new Set([`1012 ${windowSeconds}`]));
+
+  const arrivals: number[] = [];
+  const back = await Promise.all(
+    visitors.slice(leavers).map(async ({ visitor }) => {
+      await sleep(Math.random() * windowSeconds * 1_000);
+      const connection = await comeBack(visitor);
+      arrivals.push((performance.now() - stoppedAt) / 1_000);
+      return connection;
+    }),
+  );
+  const exitMs = await restarted;
+  expect(exitMs).toBeLessThan(10_000);
+  const seconds = `window ${windowSeconds} s, back after ${quartiles(arrivals)} s (quartiles)`;
+  printMeasurement(runtime, `${population} pages: exit in ${exitMs.toFixed(0)} ms, ${seconds}`);
+  return { target, observed, back };
+}
+
+/** Stops and starts the service of a target; resolves with the time that it took to end, in milliseconds. */
+async function restart({ service }: Target): Promise<number> {
+  const began = performance.now();
+  expect(await service.stop()).toBe(0);
+  const ms = performance.now() - began;
+  await service.start();
+  return ms;
+}
+
+/** What the widget does after a close: a token, a socket, and again after a backoff while there is none. */
+async function comeBack(visitor: Visitor): Promise<Connection> {
+  for (let attempt = 0; ; attempt++) {
+    const connection = await visitor.open().catch(() => undefined);
+    if (connection) return connection;
+    await sleep(Math.max(250, Math.random() * Math.min(60_000, 1_000 * 2 ** attempt)));
+  }
+}
+
+/** A visitor who comes back after each close, and collects every count of the site that their page shows. */
+function observe(visitor: Visitor): { counts: number[]; stop: () => Promise<void> } {
+  const counts: number[] = [];
+  const abort = new AbortController();
+  const { signal } = abort;
+  const observing = (async () => {
+    let connection: Connection | undefined;
+    while (!signal.aborted) {
+      connection = await comeBack(visitor);
+      let read = 0;
+      while (connection.open && !signal.aborted) {
+        for (const { site } of connection.frames.slice(read)) if (site !== undefined) counts.push(site);
+        read = connection.frames.length;
+        await sleep(10);
+      }
+    }
+    connection?.vanish();
+  })();
+  const stop = (): Promise<void> => {
+    abort.abort();
+    return observing;
+  };
+  return { counts, stop };
+}
+
+const quartiles = (values: number[]): string => {
+  const sorted = values.toSorted((a, b) => a - b);
+  return [0, 0.25, 0.5, 0.75, 1].map((share) => sorted[Math.round(share * (sorted.length - 1))]?.toFixed(1)).join(" ");
+};

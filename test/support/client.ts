@@ -92,7 +92,8 @@ export async function ask(
 
 // -------------------------------------------------------------------------------------------------------- WebSocket
 
-export type Frame = { site?: number; page?: number; peak?: number; read?: number; stale?: boolean };
+type NumberName = "site" | "page" | "peak" | "read" | "views" | "total" | "visitors" | "today";
+export type Frame = Partial<Record<NumberName, number>> & { stale?: boolean };
 export type Closed = { code: number; reason: string };
 
 const text = 1;
@@ -186,6 +187,11 @@ export class Connection {
   /** Reads no further byte, so that the service's send buffer fills. */
   stopReading(): void {
     this.#socket.raw.pause();
+  }
+
+  /** How many bytes were written and are not yet in the kernel's hands. */
+  get unsentBytes(): number {
+    return this.#socket.raw.writableLength;
   }
 
   /** The port at this end, by which a firewall rule finds the connection. */

@@ -12,8 +12,10 @@ export const differences = {
   closesWithoutAnswer: { bun: true, deno: false },
   /** A peer that pings and does not read: Bun answers until 64 KiB are unread, then closes. Deno stops reading and waits. */
   closesPingFloods: { bun: true, deno: false },
-  /** Bun tells the service of pings and pongs, so that they count as messages. Deno answers and drops them by itself. */
-  refusesPongFloods: { bun: true, deno: false },
+  /** Bun tells the service of pings, so that they count as messages. Deno answers them by itself, which costs it little. */
+  refusesPingFloods: { bun: true, deno: false },
   /** Bun answers an HTTP/1.1 request without Host with 400, as RFC 9112 3.2 demands. Deno accepts it. */
   demandsHost: { bun: true, deno: false },
+  /** Deno speaks HTTP/2 without TLS to clients that begin with it. Bun does not. */
+  speaksHttp2WithoutTls: { bun: false, deno: true },
 } satisfies Record<string, Record<Runtime, boolean>>;

@@ -1,4 +1,4 @@
-/** What must not outlive the tests, however they end: child processes and folders. */
+/** Child processes, folders and mounts of the tests, which must not outlive them. */
 import type { Subprocess } from "bun";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,14 +7,14 @@ import { join } from "node:path";
 const children = new Set<Subprocess>();
 const folders = new Set<string>();
 
-/** Marks a child process as one to be killed at the end, if it still runs then. */
+/** Registers a child process, to be killed at the end if it still runs then. */
 export function adopt<Child extends Subprocess>(child: Child): Child {
   children.add(child);
   void child.exited.then(() => children.delete(child));
   return child;
 }
 
-/** An empty folder that is removed at the end. */
+/** Makes an empty folder, which is removed at the end. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "headcount-test-"));
   folders.add(folder);
@@ -23,7 +23,7 @@ export function temporaryFolder(): string {
 
 const undone: (() => void)[] = [];
 
-/** Undoes at the end what is neither a process nor a folder, such as a mount. */
+/** Registers a function that undoes something at the end, such as a mount. */
 export function atTheEnd(undo: () => void): void {
   undone.push(undo);
 }

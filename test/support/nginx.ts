@@ -1,4 +1,4 @@
-/** A real nginx as a child process, with the configuration that the README shows and nothing of the machine's own. */
+/** A real nginx as a child process, with the configuration of the documentation and none of the machine's own. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ask } from "./client.ts";
@@ -7,7 +7,7 @@ import { pathOf } from "./needs.ts";
 import { freePort } from "./redis.ts";
 import { until } from "./waiting.ts";
 
-/** The README has this text; proxy.test.ts fails when it does not. For a file in /etc/nginx/conf.d. */
+/** The documentation has this text for /etc/nginx/conf.d; test/service/proxy.test.ts fails when it has another one. */
 export const configuration = `\
 map $http_upgrade $connection_upgrade {
     default upgrade;
@@ -38,7 +38,7 @@ server {
 }
 `;
 
-/** What the README shows instead of that upstream for two nodes on one machine. */
+/** What the documentation shows instead of that upstream for two nodes on one machine. */
 export const severalNodes = `\
 upstream headcount {
     least_conn;                                        # after a restart, the new node gets the newcomers
@@ -48,7 +48,7 @@ upstream headcount {
 }
 `;
 
-/** Puts the places of this test into the configuration, each of which must be there to be replaced. */
+/** Replaces addresses and paths in the configuration; fails when one of them is not there. */
 function fill(places: Record<string, string>): string {
   return Object.entries(places).reduce((text, [shown, real]) => {
     if (!text.includes(shown)) throw new Error(`Cannot find "${shown}" in the nginx configuration`);
@@ -56,7 +56,7 @@ function fill(places: Record<string, string>): string {
   }, configuration);
 }
 
-/** Several workers, each with all the files it may open, or one process that is quick to start and to kill. */
+/** Several workers that may open many files, or one process, which starts and ends fast. */
 const processes = (workers: number): string =>
   workers === 1
     ? "master_process off; events { worker_connections 512; }"
@@ -78,7 +78,7 @@ http {
 }
 `;
 
-/** A self-signed certificate; the tests' client does not ask who signed it. */
+/** Makes a self-signed certificate, which the tests' client accepts. */
 function certificate(folder: string): { certificate: string; key: string } {
   const [pem, key] = [join(folder, "test.pem"), join(folder, "test.key")];
   const request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=count.example.com".split(" ");
@@ -92,9 +92,9 @@ type Surroundings = { wrapper?: string[]; host?: string; second?: string; worker
 export type Proxy = { url: string; stop: () => Promise<void> };
 
 /**
- * nginx in front of a service that listens at `upstream` (host:port), silent upstreams being cut off after `seconds`.
- * `wrapper` is a command that runs its own, such as `ip netns exec NAME`, and `host` the address that it has there.
- * With a second node it shares them out; with `plain` it speaks http.
+ * Starts nginx in front of a service that listens at `upstream` (host:port). nginx closes connections that are silent for
+ * `seconds`. `wrapper` is a command that runs nginx, such as `ip netns exec NAME`, and `host` the address that nginx has
+ * there. With `second`, connections are shared out between two nodes; with `plain`, nginx speaks http.
  */
 export async function startNginx(
   upstream: string,
@@ -127,7 +127,7 @@ export async function startNginx(
   const child = adopt(Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: errors }));
   const url = `${plain ? "http" : "https"}://${host}:${port}`;
   const stop = async (): Promise<void> => {
-    child.kill(workers === 1 ? "SIGKILL" : "SIGTERM"); // which the workers hear of
+    child.kill(workers === 1 ? "SIGKILL" : "SIGTERM"); // SIGTERM ends the workers too
     await child.exited;
   };
   const answers = async (): Promise<boolean> => {

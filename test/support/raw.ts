@@ -51,6 +51,18 @@ export function sendRaw(
   return promise;
 }
 
+/** Opens connections, sends bytes on each of them, and keeps them open. Returns a function that closes them. */
+export function holdOpen(url: string, bytes: string, count: number): () => void {
+  const { hostname, port } = new URL(url);
+  const sockets = Array.from({ length: count }, () => {
+    const socket = connect({ host: hostname, port: Number(port) });
+    socket.on("error", () => {}).on("data", () => {}); // the service may close it before
+    socket.write(bytes);
+    return socket;
+  });
+  return () => sockets.forEach((socket) => socket.destroy());
+}
+
 /** A WebSocket handshake as text, to be sent with what should not be in it. */
 export const handshake = (url: string, origin: string, token: string, more = ""): string =>
   [

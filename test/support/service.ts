@@ -1,4 +1,4 @@
-/** The service as its owner runs it: a child process on Bun or Deno, known by its environment, logs and signals. */
+/** The service as its owner runs it: a child process on Bun or Deno, with its settings, logs and signals. */
 import { join } from "node:path";
 import { ask, authorizationOf } from "./client.ts";
 import { adopt } from "./leftovers.ts";
@@ -11,16 +11,16 @@ export type LogLine = { time: string; level: string; event: string; [field: stri
 export const runtimes: Runtime[] = ["bun", "deno"];
 
 const root = join(import.meta.dir, "../..");
-const entry = process.env["HEADCOUNT_ENTRY"] ?? "server.ts"; // dist/server.js runs the same suites
+const entry = process.env["HEADCOUNT_ENTRY"] ?? "server.ts"; // HEADCOUNT_ENTRY=dist/server.js tests the bundle
 const permissions = ["--allow-net", "--allow-env", "--allow-read", "--allow-write", "--allow-sys"];
 const commands: Record<Runtime, string[]> = {
   bun: ["node_modules/.bin/bun", entry],
-  deno: ["node_modules/.bin/deno", "run", ...permissions, entry],
+  deno: ["node_modules/.bin/deno", "run", "--quiet", ...permissions, entry],
 };
 
 const services = new Set<Service>();
 
-/** Nothing of the developer's own environment reaches the service but what a process needs to run. */
+/** The settings of a test, and of the developer's own environment only what a process needs to run. */
 const environment = (settings: Settings): Record<string, string> => ({
   PATH: process.env["PATH"] ?? "",
   HOME: process.env["HOME"] ?? "/tmp",
@@ -32,8 +32,8 @@ const environment = (settings: Settings): Record<string, string> => ({
 });
 
 /**
- * `wrapper`: a command that runs the service's own, such as `ip netns exec NAME`; `preload`: a module that runs first;
- * `args`: what follows on the command line.
+ * `wrapper`: a command that runs the service, such as `ip netns exec NAME`. `preload`: a module that runs first. `args`: what
+ * follows on the command line.
  */
 export type Launch = { wrapper?: string[]; preload?: string; args?: string[] };
 
@@ -44,16 +44,16 @@ const spawn = (runtime: Runtime, settings: Settings, { wrapper = [], preload, ar
   return adopt(Bun.spawn([...wrapper, ...command, ...args], options));
 };
 
-/** Every line as it comes; resolves at the end of the stream. */
-async function readLines(stream: ReadableStream<Uint8Array>, heard: (line: string) => void): Promise<void> {
+/** Calls `onLine` with each line as it arrives; resolves at the end of the stream. */
+async function readLines(stream: ReadableStream<Uint8Array>, onLine: (line: string) => void): Promise<void> {
   let rest = "";
   const text = new TextDecoder();
   for await (const chunk of stream) {
     const lines = (rest + text.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop() ?? "";
-    lines.forEach(heard);
+    lines.forEach(onLine);
   }
-  if (rest) heard(rest);
+  if (rest) onLine(rest);
 }
 
 export class Service {
@@ -104,7 +104,7 @@ export class Service {
     await this.#run({ PORT: new URL(this.url).port });
   }
 
-  /** Of its operator, whose password is set, or was made for this run and logged. */
+  /** The Authorization header of the operator, whose password is set, or was generated for this run and logged. */
   get authorization(): string {
     const made = this.logs.findLast(({ event }) => event === "ready")?.["password"];
     return authorizationOf(String(this.settings["ADMIN_PASSWORD"] ?? made));
@@ -124,7 +124,7 @@ export class Service {
     return `the service on ${this.runtime} (${this.url || "no address yet"})`;
   }
 
-  /** What is wrong with a service that nobody stopped: it died, or it logged an error. */
+  /** What is wrong: the service died although nobody stopped it, or it logged an error. */
   get complaint(): string | undefined {
     const died = !this.#stopped && this.#child?.exitCode != null;
     const error = this.logs.find((line) => line.level === "error");
@@ -153,7 +153,7 @@ export class Service {
       await output;
       throw new Error(`${this.name} ended with ${code} before it was ready:\n${this.errors.join("\n")}`);
     });
-    died.catch(() => {}); // after it was ready, an end is looked at by `complaint`
+    died.catch(() => {}); // `complaint` reports an end after the service was ready
     const line = await within(30_000, `${this.name} is ready`, Promise.race([ready, died]));
     this.url = String(line["url"]).replace(/\/$/, "");
   }
@@ -168,7 +168,7 @@ const parseLog = (line: string): LogLine => {
   }
 };
 
-/** Starts it with settings that must be refused; gives what it printed and how it ended. */
+/** Starts the service with settings that it must refuse. Returns its exit code and what it printed. */
 export async function refuseToStart(runtime: Runtime, settings: Settings): Promise<{ code: number; stderr: string }> {
   const child = spawn(runtime, settings);
   const stderr = new Response(child.stderr).text();
@@ -196,7 +196,7 @@ export async function runCommand(
   }
 }
 
-/** For `afterAll` of a file: ends all of its services, and fails when one died by itself or logged an error. */
+/** For `afterAll` of a file: ends all its services, and fails if one of them died by itself or logged an error. */
 export function endServices(): void {
   const complaints = [...services].flatMap((service) => service.complaint ?? []);
   for (const service of services) service.kill();

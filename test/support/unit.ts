@@ -19,7 +19,7 @@ export const quiet = (): void => {};
 
 /** A SQLite engine; in memory unless a folder is given. */
 export const sqlite = (folder = ":memory:"): SqliteEngine =>
-  new SqliteEngine({ folder, tokenTtlMs: TOKEN_TTL_MS, log: quiet });
+  SqliteEngine.open({ folder, tokenTtlMs: TOKEN_TTL_MS, log: quiet });
 
 /** What `Rooms` fills in when it opens. */
 export const viewer = (visitor: string): Viewer => ({ visitor }) as Viewer;
@@ -78,7 +78,7 @@ export class FakeSocket implements Socket {
 }
 
 const html = "<p nonce={{nonce}}>{{origin}}";
-const text: Record<string, string> = { "README.md": "# Headcount", "badge.svg": "<svg>{{count}}</svg>" };
+const text: Record<string, string> = { "README.md": "# Headcount" };
 const assets = Object.fromEntries(
   ASSETS.map((name) => [name, text[name] ?? (name.endsWith(".html") ? html : `/* ${name} */`)]),
 ) as Assets;

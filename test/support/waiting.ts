@@ -1,4 +1,4 @@
-/** Waiting for what can be awaited, with a deadline and a reason when it passes. */
+/** Waiting for promises and conditions, with deadlines whose errors say what did not happen. */
 
 export const sleep = (ms: number): Promise<void> => new Promise((wake) => setTimeout(wake, ms));
 
@@ -15,7 +15,7 @@ export async function within<T>(ms: number, what: string | (() => string), promi
   }
 }
 
-/** Asks again until the answer is truthy. For what sends no event; a frame is awaited with `Page.shows`. */
+/** Asks every 20 ms until the answer is truthy. For a frame, use `Connection.shows`. */
 export async function until<T>(what: string, ask: () => T | Promise<T>, ms = 5000): Promise<NonNullable<T>> {
   const end = performance.now() + ms;
   for (;;) {
@@ -26,7 +26,7 @@ export async function until<T>(what: string, ask: () => T | Promise<T>, ms = 500
   }
 }
 
-/** The value of the first call, for whatever should be started once and only when it is needed. */
+/** Returns a function that calls `make` once, when its value is first needed. */
 export function once<T>(make: () => T): () => T {
   let made: { value: T } | undefined;
   return () => (made ??= { value: make() }).value;
@@ -34,7 +34,7 @@ export function once<T>(make: () => T): () => T {
 
 let last: Promise<unknown> = Promise.resolve();
 
-/** What needs the machine, or the only browser, for itself waits here for its turn. */
+/** Runs work that needs the machine, or the only browser, for itself: one after the other. */
 export function alone<T>(work: () => Promise<T>): Promise<T> {
   const mine = last.then(work);
   last = mine.catch(() => {});

@@ -1,7 +1,7 @@
 /** The import from busuanzi, against a server of the test that answers as busuanzi does. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { gzipSync } from "node:zlib";
-import { importBusuanzi, type TransferTools } from "../../stats/transfer.ts";
+import { importBusuanzi, type Progress, type TransferTools } from "../../stats/transfer.ts";
 import { quiet, sqlite } from "../support/unit.ts";
 
 const stops: (() => void)[] = [];
@@ -77,7 +77,7 @@ describe("busuanzi", () => {
   test("busuanzi: an import that was interrupted goes on where it ended", async () => {
     const pages = Array.from({ length: 50 }, (_, index) => `/${index}`);
     const { engine, state, tools, run, blog } = setUp(pages);
-    const interrupting = { ...tools, progress: (text: string) => { if (text.startsWith("45 ")) throw new Error("interrupted"); } }; // oxfmt-ignore
+    const interrupting = { ...tools, progress: ({ done }: Progress) => { if (done === 44) throw new Error("interrupted"); } }; // oxfmt-ignore
     expect(await importBusuanzi(interrupting, `${blog}/sitemap.xml`, blog).then(() => "", String)).toContain(
       "interrupted",
     );

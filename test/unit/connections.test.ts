@@ -1,5 +1,5 @@
 /** Sockets with a fake clock: heartbeat, repeats, the sweep, slow readers and the drain. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { claimsOf, connect, FakeClock, FakeSocket, testService } from "../support/unit.ts";
 
 const HEARTBEAT_MS = 25_000;
@@ -217,16 +217,50 @@ describe("connections: frames", () => {
     expect(connections.size).toBe(1);
     socket.bufferedAmount += 1;
     connections.received(connection, '{"page":"/next"}');
+    connections.flush();
     expect([socket.closed?.code, connections.size, connections.counters.slow]).toEqual([1008, 0, 1]);
   });
 
-  test("a page that moves is sent the numbers of its new page at once", async () => {
+  test("a page that moves is sent the numbers of its new page at the end of the turn", async () => {
     const { service, connections } = await setUp();
     const { connection, socket } = connect(service, "ann", "/a");
     connect(service, "ben", "/b");
     connections.received(connection, '{"page":"/b/index.html"}');
+    await new Promise(setImmediate);
     expect(socket.sent.at(-1)).toMatchObject({ site: 2, page: 2 });
     expect(connection.room.page).toBe("/b");
+  });
+
+  test("a page that moves fifty times in one turn is sent one frame, and its median is asked for once", async () => {
+    const { service, connections } = await setUp();
+    const readings = spyOn(service.journal, "refresh");
+    const { connection, socket } = connect(service, "ann", "/a");
+    connections.flush();
+    const before = socket.sent.length;
+    for (let i = 0; i < 50; i += 1) connections.received(connection, `{"page":"/${i}"}`);
+    connections.flush();
+    expect(socket.sent.slice(before)).toEqual([expect.objectContaining({ page: 1 })]);
+    connections.refreshMoved();
+    await Bun.sleep(20); // each counts its visitor first
+    connections.refreshMoved();
+    await Bun.sleep(20); // each counts its visitor first
+    expect(readings).toHaveBeenCalledTimes(1);
+    expect(readings.mock.calls[0]?.[1]).toMatchObject({ page: "/49" });
+  });
+
+  test("of many pages that move at once, those that have not closed ask for their medians in portions", async () => {
+    const { service, connections } = await setUp();
+    const readings = spyOn(service.journal, "refresh");
+    const pages = Array.from({ length: 150 }, (_, i) => connect(service, `v${i}`).connection);
+    for (const page of pages) connections.received(page, '{"page":"/next"}');
+    connections.flush();
+    connections.closed(pages[149]!);
+    connections.refreshMoved();
+    await Bun.sleep(20); // each counts its visitor first
+    expect(readings).toHaveBeenCalledTimes(100);
+    connections.refreshMoved();
+    await Bun.sleep(20); // each counts its visitor first
+    expect(readings).toHaveBeenCalledTimes(149);
   });
 });
 

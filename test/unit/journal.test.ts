@@ -1,10 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import type { ReadingSum, StatsEntries, StatsStore } from "../../engine/engine.ts";
+import { MAX_UNLISTED_SITES, type Reading, type StatsEntries, type StatsStore } from "../../engine/engine.ts";
 import { Connection, Rooms } from "../../server.ts";
 import { Journal } from "../../stats/journal.ts";
 import { RecordedSites } from "../../stats/live.ts";
-import { readingOf } from "../../stats/reading.ts";
 import { Totals } from "../../stats/totals.ts";
 import { quiet, sqlite } from "../support/unit.ts";
 
@@ -30,19 +29,19 @@ function setUp(change: (engine: StatsStore) => StatsStore = (engine) => engine) 
     clock.now += seconds * 1_000;
     clock.wall += seconds * 1_000;
   };
-  const reading = async (page = "/") => readingOf(await engine.readings("example.com", page));
+  const reading = (page = "/") => engine.reading("example.com", page);
   return { engine, rooms, journal, clock, open, pass, reading };
 }
 
-/** A journal's sums as they are when these reading times have been recorded. */
-async function recorded(seconds: readonly number[]): Promise<ReadingSum[]> {
+/** How a page was read when these reading times have been recorded. */
+async function recorded(seconds: readonly number[]): Promise<Reading> {
   const { engine, journal, open, clock } = setUp();
   for (const [index, length] of seconds.entries()) {
     const page = open(`v${index}`);
     journal.endView(page, false, clock.now + length * 1_000);
   }
   await journal.record([], clock.now);
-  return engine.readings("example.com", "/");
+  return engine.reading("example.com", "/");
 }
 
 describe("journal", () => {
@@ -115,6 +114,19 @@ describe("journal", () => {
     expect(await reading()).toMatchObject({ views: 2, seconds: 40 });
   });
 
+  test("journal: a connection that shows another page begins a second view, whose time starts at 0", async () => {
+    const { journal, rooms, open, pass, clock, reading } = setUp();
+    const connection = open("ann", "/one");
+    pass(10);
+    journal.endView(connection, false, clock.now);
+    rooms.move(connection, "/two", clock.now);
+    journal.beginView(connection, { isOnlyView: true, isContinued: false }, clock.now);
+    pass(20);
+    await journal.record([connection], clock.now);
+    expect(await reading("/one")).toMatchObject({ views: 1, seconds: 10 });
+    expect(await reading("/two")).toMatchObject({ views: 1, seconds: 20 });
+  });
+
   test("journal: observers are not recorded", async () => {
     const { journal, open, pass, clock, reading } = setUp();
     const page = open("");
@@ -132,7 +144,7 @@ describe("journal", () => {
       fc.asyncProperty(skewed, async (times) => {
         const ascending = times.toSorted((a, b) => a - b);
         const exact = (share: number) => ascending[Math.floor(share * (ascending.length - 1))] ?? 0;
-        const { median, p90, views } = readingOf(await recorded(times));
+        const { median, p90, views } = await recorded(times);
         expect(views).toBe(times.length);
         expect(Math.abs(median - exact(0.5))).toBeLessThanOrEqual(0.1 * exact(0.5) + 0.5); // rounded to seconds
         expect(Math.abs(p90 - exact(0.9))).toBeLessThanOrEqual(0.1 * exact(0.9) + 0.5);
@@ -193,7 +205,7 @@ describe("journal", () => {
     const kept = await Promise.all(
       Array.from({ length: 300 }, (_, i) => engine.highest(`invented${i}.example`).then((peak) => Number(!!peak))),
     );
-    expect(kept.reduce((sum, one) => sum + one, 0)).toBe(100);
+    expect(kept.reduce((sum, one) => sum + one, 0)).toBe(MAX_UNLISTED_SITES);
     expect(await engine.highest("example.com")).toMatchObject({ peak: 1 });
   });
 
@@ -218,9 +230,9 @@ describe("journal", () => {
     const { journal, clock, open } = setUp((store) => ({
       ...store,
       history: () => store.history("example.com", 0, 1),
-      readings: async (site) => {
+      reading: async () => {
         if (engine.isAway) throw new Error("away");
-        return [{ site, page: "/", bucket: 13, views: 1, seconds: 10 }];
+        return { views: 1, seconds: 10, median: 10, p90: 10 };
       },
     }));
     const { site, room } = open("ann");

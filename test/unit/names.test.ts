@@ -49,6 +49,14 @@ describe("sites", () => {
     expect(closed.byOrigin(new URL("https://example.com"), "localhost:3000")).toBeUndefined();
   });
 
+  test("sites: the setting that allows one more host keeps the others, and makes one site of a name with and without www", () => {
+    const of = (...entries: string[]) => new AllowedSites(entries.map(parseSite).filter((site) => site !== undefined));
+    expect(of("example.com").adviceFor("example.org")).toBe("SITES=example.com,example.org");
+    expect(of("example.com", "example.net").adviceFor("www.example.com")).toBe("SITES=example.net,*.example.com");
+    expect(of("www.example.com").adviceFor("example.com")).toBe("SITES=*.example.com");
+    expect(of().adviceFor("www.example.com")).toBe("SITES=*.example.com");
+  });
+
   test("sites: a name finds an entry, a host that an entry covers, or the service itself", () => {
     expect(sites.byName("*.example.net", "count.example")).toBe("*.example.net");
     expect(sites.byName("www.example.net", "count.example")).toBe("*.example.net");
@@ -56,12 +64,20 @@ describe("sites", () => {
     expect(sites.byName("nobody.example", "count.example")).toBeUndefined();
   });
 
-  test.each(["", "a b", "example.com/path", "example.com:81", "*.*.com", "ftp://example.com", "https://u@example.com"])(
-    "sites: %p is not an entry",
-    (entry) => {
-      expect(parseSite(entry)).toBeUndefined();
-    },
-  );
+  test.each([
+    "",
+    "a b",
+    '"example.com"',
+    "a;b",
+    "-a.example",
+    "example.com/path",
+    "example.com:81",
+    "*.*.com",
+    "ftp://example.com",
+    "https://u@example.com",
+  ])("sites: %p is not an entry", (entry) => {
+    expect(parseSite(entry)).toBeUndefined();
+  });
 });
 
 describe("pages and addresses", () => {
@@ -78,6 +94,8 @@ describe("pages and addresses", () => {
     ["x".repeat(1_025), undefined],
     ["", undefined],
     ["/a\nb", undefined],
+    [`/e${"\u0301".repeat(30)}`, `/é${"\u0301".repeat(29)}`],
+    [`/e${"\u0301".repeat(31)}`, undefined],
     ["/a%0Ab", undefined],
     ["/\u001b[31m", undefined],
     ["/\ud800", undefined],

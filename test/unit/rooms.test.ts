@@ -144,6 +144,17 @@ describe("rooms", () => {
     expect(rooms.count("b.example", "/")).toBe(1);
   });
 
+  test("rooms: 10,000 visitors who leave at once leave in portions, within a second after their grace", () => {
+    const { rooms, open, close, tick } = setUp();
+    const pages = Array.from({ length: 10_000 }, (_, i) => open(`v${i}`, `/${i}`));
+    tick(1_000);
+    for (const page of pages) close(page);
+    tick(GRACE);
+    expect(rooms.count("example.com")).toBe(8_000); // 2,000 visitors have left the site and their page
+    tick(1_000);
+    expect([...rooms.sites()]).toEqual([]);
+  });
+
   test("rooms: who is held over a restart counts until they are back, or their time is over", () => {
     const { rooms, open, tick } = setUp();
     for (const visitor of ["ann", "ben"]) {
@@ -162,6 +173,7 @@ describe("rooms", () => {
     const changes: string[] = [];
     const cluster: Cluster = {
       listen: () => {},
+      share: () => {},
       count: async () => 0,
       opened: (room) => changes.push(`open ${room.page ?? room.site}`),
       closed: (room) => changes.push(`shut ${room.page ?? room.site}`),
@@ -185,6 +197,7 @@ describe("rooms", () => {
     const reports: (() => void)[] = [];
     const rooms: Rooms = new Rooms(GRACE, {
       listen: () => {},
+      share: () => {},
       count: async () => 0,
       opened: () => {},
       closed: () => {},

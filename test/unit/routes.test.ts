@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import type { Connection } from "../../server.ts";
 import { authorizationOf } from "../support/client.ts";
 import { FakeClock, PASSWORD, testService, viewer } from "../support/unit.ts";
@@ -99,6 +99,20 @@ describe("routes", () => {
     for (const path of ["/count", "/healthz", "/", "/widget.js"]) expect((await request(path)).status).toBe(200);
   });
 
+  test("routes: a banned IPv6 address is refused by its /64, at the token and at the upgrade", async () => {
+    const { token, ticket, request } = await setUp({ MAX_TOKENS_PER_IP: "1" });
+    const good = await ticket();
+    for (let i = 1; i <= 11; i += 1) await token({ observe: true }, {}, `2001:db8:1:2::${i}`);
+    const neighbour = "2001:db8:1:2:ffff::1";
+    const upgrade = { headers: { Upgrade: "websocket" } };
+    const answers = [await token({}, {}, neighbour), await request(`/ws?token=${good}`, upgrade, neighbour)];
+    for (const refused of answers) {
+      expect([refused.status, refused.headers.get("retry-after")]).toEqual([403, "600"]);
+      expect(await refused.json()).toMatchObject({ type: "urn:headcount:problem:address" });
+    }
+    expect((await token({}, {}, "2001:db8:1:3::1")).status).toBe(429); // the /56 is over its limit, and not banned
+  });
+
   test("routes: an Origin that is none, or not of SITES, is refused and uses up nothing", async () => {
     const { token } = await setUp({ MAX_TOKENS_PER_IP: "2" });
     const origins = ["https://evil.example", "https://example.com anything", "https://count.example count.example"];
@@ -167,6 +181,14 @@ describe("routes", () => {
       expect(lines).toContain(line);
   });
 
+  test("routes: a second look at the metrics tells the same, since nothing is counted twice by reading it", async () => {
+    const { request, ticket, connect } = await setUp();
+    await connect(await ticket());
+    const look = async () =>
+      (await (await request("/metrics", { headers: OPERATOR })).text()).match(/^headcount_\w+_total.*$/gm);
+    expect(await look()).toEqual(await look());
+  });
+
   test("routes: sites that a Host invents never take the place of those of SITES", async () => {
     const { request, rooms } = await setUp({ SITES: "example.com" });
     for (let at = 0; at < 120; at += 1)
@@ -181,20 +203,33 @@ describe("routes", () => {
     expect(sites.length).toBe(100);
   });
 
-  test("routes: the reading times of a site are one million characters at most, those most read first", async () => {
+  test("routes: the list of a site of SITES is read once in a while, whatever lists of invented sites are asked for", async () => {
     const { request, engine } = await setUp();
-    const readings = Array.from({ length: 2_000 }, (_, at) => ({
-      site: "example.com",
-      page: `/${at}/${"x".repeat(1_000)}`,
-      bucket: 13,
-      views: 1,
-      seconds: at,
-    }));
-    await engine.record({ readings, peaks: [], views: [] });
-    const text = await (await request("/reading")).text();
-    expect(text.length).toBeGreaterThan(900_000);
-    expect(text.length).toBeLessThan(1_000_000);
-    expect((JSON.parse(text) as { pages: { page: string }[] }).pages[0]?.page).toStartWith("/1999/");
+    const mostRead = spyOn(engine, "mostRead");
+    const timesRead = () => mostRead.mock.calls.filter(([site]) => site === "example.com").length;
+    await request("/reading?site=example.com");
+    for (let at = 0; at < 150; at += 1) {
+      const host = `invented-${at}.example`;
+      expect((await request(`/reading?site=${host}`, { headers: { Host: host } })).status).toBe(200);
+    }
+    expect((await request("/reading?site=example.com")).status).toBe(200);
+    expect([timesRead(), mostRead.mock.calls.length]).toEqual([1, 151]);
+  });
+
+  test("routes: lists are read one after the other, and all who wait for the same list share it", async () => {
+    const { request, engine } = await setUp();
+    const running = { now: 0, most: 0, reads: 0 };
+    spyOn(engine, "mostRead").mockImplementation(async () => {
+      running.now += 1;
+      running.reads += 1;
+      running.most = Math.max(running.most, running.now);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      running.now -= 1;
+      return [];
+    });
+    const ask = (host: string) => request(`/reading?site=${host}`, { headers: { Host: host } });
+    await Promise.all(Array.from({ length: 30 }, (_, at) => ask(`invented-${at % 10}.example`)));
+    expect(running).toEqual({ now: 0, most: 1, reads: 10 });
   });
 
   test("routes: reading times are told for a page, and for a site most read first", async () => {
@@ -288,5 +323,29 @@ describe("routes", () => {
     expect((await connect(good, own)).status).toBe(101);
     const count = await (await request("/count", { headers: { Host: "count.example.com", Origin: "" } })).json();
     expect(count).toMatchObject({ site: 1 });
+  });
+
+  test("routes: with PUBLIC_DASHBOARD everybody sees the numbers, and only the operator the node", async () => {
+    const { request } = await setUp({ PUBLIC_DASHBOARD: "true" });
+    const state = (await (await request("/dashboard/state")).json()) as object;
+    expect(Object.keys(state)).toEqual(["sites"]);
+    expect((await request("/dashboard/history?site=example.com")).status).toBe(200);
+    expect((await request("/metrics")).status).toBe(401);
+  });
+
+  test("routes: a listed site that nobody is on has a series at 0", async () => {
+    const { request } = await setUp();
+    const metrics = await (await request("/metrics", { headers: OPERATOR })).text();
+    expect(metrics).toContain('headcount_visitors_online{site="example.com"} 0');
+  });
+
+  test("routes: a limit that a proxy shares between its visitors names TRUST_PROXY", async () => {
+    const { token } = await setUp({ MAX_TOKENS_PER_IP: "1" });
+    const behindProxy = { "X-Forwarded-For": "192.0.2.9" };
+    await token({}, behindProxy);
+    const refused = await token({}, behindProxy);
+    expect(refused.status).toBe(429);
+    expect(((await refused.json()) as { detail: string }).detail).toContain("TRUST_PROXY is 0");
+    expect(((await (await token()).json()) as { detail: string }).detail).not.toContain("TRUST_PROXY is 0");
   });
 });

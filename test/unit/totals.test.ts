@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import type { TotalsStore } from "../../engine/engine.ts";
+import { MAX_UNLISTED_SITES, type TotalsStore } from "../../engine/engine.ts";
 import { createCalendar, dateOf, isTimeZone } from "../../stats/calendar.ts";
 import { RecordedSites } from "../../stats/live.ts";
 import { Totals } from "../../stats/totals.ts";
@@ -11,14 +11,14 @@ const SITE = "example.com";
 /** Totals over a real engine. `day` and `now` are in the test's hand; an id such as "ann-100" was minted on day 100. */
 function setUp(engine = sqlite(), store: TotalsStore = engine) {
   const clock = { day: 100, now: 0 };
-  const failures: string[] = [];
+  const failures: unknown[] = [];
   const totals = new Totals({
     store,
     secrets: engine,
     today: () => clock.day,
     mintedOn: (visitor) => Number(visitor.split("-")[1] ?? NaN),
     sites: new RecordedSites(new Set([SITE])),
-    log: (_level, event) => failures.push(event),
+    log: (level) => failures.push(level),
   });
   /** What happens every 5 s. */
   const record = async () => {
@@ -118,6 +118,23 @@ describe("totals", () => {
     ]);
   });
 
+  test("a clock that is put back by days for a while makes nobody of today new again", async () => {
+    const { engine, totals, clock, numbers } = setUp();
+    const come = (visitor: string) => totals.countVisitor(SITE, visitor);
+    await come("ann-100");
+    clock.day = 97;
+    await come("ann-100");
+    const restarted = setUp(engine);
+    for (const day of [97, 98, 100]) {
+      restarted.clock.day = day;
+      await restarted.totals.countVisitor(SITE, "ann-100");
+      await restarted.totals.countVisitor(SITE, "ben-1");
+    }
+    clock.day = 100;
+    await come("ann-100");
+    expect(await numbers()).toMatchObject({ visitors: 1, today: 2 });
+  });
+
   test("a clock that is put back over midnight does not begin the old day again", async () => {
     const { totals, clock, numbers } = setUp();
     clock.day = 101;
@@ -140,8 +157,7 @@ describe("totals", () => {
     });
     const { totals, record, numbers, failures } = setUp(engine, store);
     await Promise.all(["a-100", "b-100", "c-1"].map((visitor) => totals.countVisitor(SITE, visitor)));
-    await record();
-    expect(failures).toHaveLength(1); // however often it fails
+    expect(failures).toEqual(["warn"]);
     state.isAway = false;
     await record();
     expect(await numbers()).toMatchObject({ visitors: 2, today: 3 });
@@ -152,7 +168,7 @@ describe("totals", () => {
     for (let i = 0; i < 300; i += 1) totals.countView(`invented${i}.example`, "/");
     await record();
     const kept = await Promise.all(Array.from({ length: 300 }, (_, i) => engine.siteTotals(`invented${i}.example`, 0)));
-    expect(kept.filter(({ total }) => total > 0)).toHaveLength(100);
+    expect(kept.filter(({ total }) => total > 0)).toHaveLength(MAX_UNLISTED_SITES);
   });
 
   test("any history gives the numbers of a naive model, over restarts, midnights and clocks", async () => {
@@ -164,7 +180,7 @@ describe("totals", () => {
       }),
     );
     await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 40 }), agreesWithModel), { numRuns: 300 });
-  });
+  }, 60_000);
 });
 
 type Step =

@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Engine } from "../../engine/engine.ts";
+import { keyOf } from "../../engine/options.ts";
 import { RedisEngine } from "../../engine/redis.ts";
 import { readCommand } from "../../stats/command.ts";
 import { exportAll, importFile, type TransferTools } from "../../stats/transfer.ts";
@@ -11,6 +12,7 @@ import { temporaryFolder } from "../support/leftovers.ts";
 import { suite } from "../support/needs.ts";
 import { endRedis, RedisServer } from "../support/redis.ts";
 import { quiet, sqlite } from "../support/unit.ts";
+import { recordViews, viewsOf } from "../engine/totals-contract.ts";
 
 afterAll(endRedis);
 
@@ -39,15 +41,21 @@ async function importText(store: Engine, text: string, name = "totals.json"): Pr
 }
 
 describe("transfer", () => {
-  test("transfer: an export is JSON, has one line for each entry, and no secret unless that is asked for", async () => {
+  test("transfer: an export is JSON with one line for each entry, and says whether it has secrets", async () => {
     const engine = sqlite();
     await fill(engine);
     const text = await textOf(engine);
-    const parsed = JSON.parse(text) as { headcount: number; sites: string[]; entries: unknown[]; count: number };
-    expect(parsed).toMatchObject({ headcount: 1, sites: SITES, count: parsed.entries.length });
+    const parsed = JSON.parse(text) as { entries: unknown[]; count: number };
+    expect(parsed).toMatchObject({ headcount: 1, secrets: true, sites: SITES, count: parsed.entries.length });
     expect(text.split("\n")).toHaveLength(parsed.count + 3);
     const withoutSecrets = await textOf(engine, undefined, false);
-    for (const secret of ['"secret"', '"hashes"', await engine.secret("signing", "")]) {
+    expect(JSON.parse(withoutSecrets)).toMatchObject({ secrets: false });
+    for (const secret of [
+      '"secret"',
+      '"hashes"',
+      await engine.secret("signing", ""),
+      await engine.secret("admin", ""),
+    ]) {
       expect(text).toContain(secret);
       expect(withoutSecrets).not.toContain(secret);
     }
@@ -84,6 +92,16 @@ describe("transfer", () => {
     expect(await importText(engine, '{"site":"a.example","pages":{"/a/":7}}')).toContain("instead of 12,345 views");
     expect(await engine.pageViews("a.example", ["/a/"])).toEqual([328]);
   });
+
+  test("transfer: a long name of a page is imported as the page that is counted, and importing it again changes nothing", async () => {
+    const engine = sqlite();
+    const pages = ["a", "b"].map((end) => `/${"x".repeat(1_000)}${end}`);
+    await recordViews(engine, viewsOf("a.example", { [pages[0]!]: 1 }));
+    const text = JSON.stringify({ site: "a.example", pages: { [pages[0]!]: 10, [pages[1]!]: 20 } });
+    expect(await importText(engine, text)).toContain("2 pages");
+    expect(await importText(engine, text)).toContain("nothing changed");
+    expect(await engine.pageViews("a.example", pages)).toEqual([11, 20]);
+  });
 });
 
 suite("transfer between engines", ["redis-server"], () => {
@@ -103,21 +121,57 @@ suite("transfer between engines", ["redis-server"], () => {
     await redis.stop();
   });
 
-  test("transfer: a restore into Redis that was interrupted is completed by the same file, and by no other", async () => {
+  test("transfer: a restore into Redis that was interrupted has changed nothing, and another one succeeds", async () => {
     const redis = await RedisServer.start();
     const [from, to] = [sqlite(), await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: quiet })];
     await fill(from);
     const text = await textOf(from);
     const { id, entries } = JSON.parse(text);
     function* interrupted() {
-      yield* entries.slice(0, entries.length / 2);
+      yield* entries.slice(0, entries.length - 5);
       throw new Error("interrupted");
     }
     expect(await to.restore(id, SITES, interrupted()).then(() => "", String)).toContain("interrupted");
-    expect(await importText(to, await textOf(from)).then(() => "", String)).toContain("has numbers already");
+    expect(await to.keptSites()).toEqual([]);
+    for (const key of await redis.client.keys("*:restoring:*")) expect(await redis.client.ttl(key)).toBeGreaterThan(0);
+    const again = await textOf(from);
+    await importText(to, again);
+    expect(entriesOf(await textOf(to))).toBe(entriesOf(text));
+    expect(await redis.client.keys("*:restor*")).toEqual([]);
+    expect(await importText(to, again).then(() => "", String)).toContain("has numbers already");
+    await to.close();
+    await redis.stop();
+  });
+
+  test("transfer: a restore into Redis that ended between two sites is completed by the same file, and by no other", async () => {
+    const redis = await RedisServer.start();
+    const [from, to] = [sqlite(), await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: quiet })];
+    await fill(from);
+    const [text, other] = [await textOf(from), await textOf(from)];
+    const { id, entries } = JSON.parse(text);
+    const ofFirst = entries.filter(({ site }: { site?: string }) => site === SITES[0]);
+    await to.restore(id, SITES.slice(0, 1), ofFirst);
+    for (const site of SITES) await redis.client.set(keyOf("headcount:", site, "restored"), id); // as before its last step
+    expect(await importText(to, other).then(() => "", String)).toContain("has numbers already");
     await importText(to, text);
     expect(entriesOf(await textOf(to))).toBe(entriesOf(text));
-    expect(await importText(to, text).then(() => "", String)).toContain("has numbers already");
+    await to.close();
+    await redis.stop();
+  });
+
+  test("transfer: what Redis keeps for a while only expires there after a restore too", async () => {
+    const redis = await RedisServer.start();
+    const [from, to] = [sqlite(), await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: quiet })];
+    await fill(from);
+    await importText(to, await textOf(from));
+    const ttl = (name: string, site = SITES[0]!) => redis.client.ttl(keyOf("headcount:", site, name));
+    const permanent = ["counts", "days", "views", "readings", "mostread", "highest", "imports"];
+    expect(await Promise.all(permanent.map((name) => ttl(name)))).toEqual(permanent.map(() => -1));
+    expect(await ttl(`day:${DAY}`)).toBeWithin(25 * 3_600, 26 * 3_600 + 1);
+    expect(await redis.client.ttl(`headcount:secret:day:${DAY}`)).toBeWithin(86_400, 2 * 86_400 + 1);
+    expect(await redis.client.ttl("headcount:secret:admin")).toBe(-1);
+    const lives = await Promise.all(permanent.slice(0, 3).map((name) => ttl(name, SITES[1])));
+    for (const life of lives) expect(life).toBeWithin(89 * 86_400, 90 * 86_400 + 1); // it is not in SITES
     await to.close();
     await redis.stop();
   });
@@ -130,12 +184,9 @@ describe("command line", () => {
   });
 
   test("command line: each command has its options, and no others", () => {
-    expect(readCommand(["export"])).toEqual({ name: "export", site: undefined, withSecrets: false });
-    expect(readCommand(["export", "a.example", "--secrets"])).toEqual({
-      name: "export",
-      site: "a.example",
-      withSecrets: true,
-    });
+    expect(readCommand(["export"])).toEqual({ name: "export", site: undefined, withSecrets: true });
+    expect(readCommand(["export", "--no-secrets"])).toEqual({ name: "export", site: undefined, withSecrets: false });
+    expect(readCommand(["export", "a.example"])).toEqual({ name: "export", site: "a.example", withSecrets: false });
     expect(readCommand(["import", "f", "--source", "x"])).toEqual({ name: "import", file: "f", source: "x" });
     expect(readCommand(["import", "--busuanzi", "https://a.example/s.xml", "--server", "http://b/"])).toEqual({
       name: "busuanzi",
@@ -147,7 +198,7 @@ describe("command line", () => {
       [["import"], "needs a file"],
       [["import", "a", "b"], "too many"],
       [["import", "a", "--busuanzi", "b"], "too many"],
-      [["import", "a", "--secrets"], "--secrets is no option of import"],
+      [["import", "a", "--no-secrets"], "--no-secrets is no option of import"],
       [["export", "--source", "a"], "--source is no option of export"],
       [["serve", "--server", "a"], "--server is no option of serve"],
       [["exprot"], '"exprot" is no command'],
@@ -158,7 +209,7 @@ describe("command line", () => {
 
   test("command line: the help is in the documentation as it is", () => {
     const text = readFileSync(join(import.meta.dir, "../../docs/operate.md"), "utf8");
-    for (const command of ["headcount export", "headcount import", "--busuanzi", "--secrets", "--source"])
+    for (const command of ["headcount export", "headcount import", "--busuanzi", "--no-secrets", "--source"])
       expect(text).toContain(command);
   });
 });

@@ -1,4 +1,6 @@
 /** The online history as a chart: exact values under the mouse, a finger or the arrow keys; drag to look closer. */
+// oxlint-disable-next-line import/no-unassigned-import -- it has to run before uPlot is imported
+import "./language.ts";
 import uPlot from "uplot";
 
 /** What /dashboard/history answers: minutes since 1970, and no point where nobody was there. */
@@ -7,6 +9,8 @@ export interface History {
   to: number;
   step: number;
   points: { minute: number; peak: number }[];
+  /** The first minute that is known; nothing is drawn before it. Without it, that is the first point. */
+  since?: number;
 }
 
 export interface Chart {
@@ -18,6 +22,9 @@ export interface Chart {
 
 const DAY = 86_400;
 const PEOPLE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]); // between grid lines
+/** Seconds since 1970, and people; null where nothing is known. */
+type Columns = [seconds: number[], people: (number | null)[]];
+
 const FONT = "12px system-ui, sans-serif";
 
 const number = new Intl.NumberFormat();
@@ -37,15 +44,16 @@ const timeLabels: uPlot.Axis.DynamicValues = (_plot, seconds, _axis, _space, inc
   });
 
 /** Every interval of the history, as the two columns that uPlot wants. */
-function columnsOf({ from, to, step, points }: History): [seconds: number[], people: number[]] {
+function columnsOf({ from, to, step, points, since = points[0]?.minute ?? to }: History): Columns {
   const peaks = new Map(points.map(({ minute, peak }) => [minute, peak]));
   const minutes = Array.from({ length: Math.floor((to - from) / step) + 1 }, (_, index) => from + index * step);
-  return [minutes.map((minute) => minute * 60), minutes.map((minute) => peaks.get(minute) ?? 0)];
+  const people = minutes.map((minute) => peaks.get(minute) ?? (minute + step > since ? 0 : null));
+  return [minutes.map((minute) => minute * 60), people];
 }
 
 /** @param readout says the value under the cursor, or else the highest one */
 export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
-  let data: [seconds: number[], people: number[]] = [[], []];
+  let data: Columns = [[], []];
   let width = 60; // of an interval, in seconds
 
   const size = () => ({ width: element.clientWidth, height: element.clientWidth < 500 ? 200 : 280 });
@@ -100,11 +108,12 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
   const tell = () => {
     const [seconds, people] = data;
     const at = plot.cursor.idxs?.[1];
-    const most = people.reduce((best, value, index) => (value > people[best]! ? index : best), 0);
+    const most = people.reduce<number>((best, value, index) => ((value ?? 0) > (people[best] ?? 0) ? index : best), 0);
     const start = (seconds[at ?? most] ?? 0) * 1000;
     const when = width === 60 ? moment.format(start) : moment.formatRange(start, start + width * 1000);
-    const value = `${number.format(people[at ?? most] ?? 0)} · ${when}`;
-    const text = at != null ? value : people[most] ? `Most: ${value}` : "Nobody was here.";
+    const shown = people[at ?? most];
+    const value = `${shown == null ? "Not known" : number.format(shown)} · ${when}`;
+    const text = at != null ? value : people[most] ? `Highest: ${value}` : "Nobody was online.";
     if (readout.textContent !== text) readout.textContent = text;
     element.ariaValueMax = String(seconds.length - 1);
     element.ariaValueNow = String(at ?? seconds.length - 1);
@@ -112,9 +121,10 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
   };
 
   const point = (index: number) => {
-    const at = Math.min(data[0].length - 1, Math.max(0, index));
+    const first = data[1].findIndex((people) => people !== null);
+    const at = Math.min(data[0].length - 1, Math.max(0, first, index));
     const left = plot.valToPos(data[0][at]! + width / 2, "x");
-    plot.setCursor({ left, top: plot.valToPos(data[1][at]!, "y") });
+    plot.setCursor({ left, top: plot.valToPos(data[1][at] ?? 0, "y") });
   };
   const leave = () => plot.setCursor({ left: -10, top: -10 });
 
@@ -149,7 +159,7 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
   new ResizeObserver(() => plot.setSize(size())).observe(element);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot.redraw());
 
-  const draw = (next: typeof data, isNew: boolean) => {
+  const draw = (next: Columns, isNew: boolean) => {
     const { min = 0, max = 0 } = plot.scales["x"]!;
     const isCloser = !isNew && (min > data[0][0]! || max < data[0].at(-1)!);
     data = next;
@@ -167,7 +177,7 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
     raise(visitors) {
       const [seconds, people] = data;
       const isOver = Date.now() / 1000 >= seconds.at(-1)! + width; // the next interval is not here yet
-      if (!isOver && visitors > people.at(-1)!) draw([seconds, [...people.slice(0, -1), visitors]], false);
+      if (!isOver && visitors > (people.at(-1) ?? 0)) draw([seconds, [...people.slice(0, -1), visitors]], false);
     },
   };
 }

@@ -29,7 +29,8 @@ type Token = { token: string; visitor?: string };
 const OPEN_MS = 10_000;
 const MARGIN_SECONDS = 3; // after two heartbeats, when a silent socket would have been closed
 
-const base = new URL(".", location.href).href;
+/** Without a user and a password from the address bar: `fetch` and `WebSocket` refuse those. */
+const base = new URL(".", location.origin + location.pathname).href;
 const good = (words: string): Finding => ({ result: "good", words });
 const note = (words: string, lines?: string): Finding => ({ result: "note", words, lines });
 const bad = (words: string, lines?: string): Finding => ({ result: "bad", words, lines });
@@ -39,10 +40,10 @@ const byId = (id: string) => document.getElementById(id)!;
 
 function checkSite(asked: string, { site }: Seen): Finding {
   const url = siteUrl(asked);
-  if (asked === "") return note("Enter the name of your site above, and see whether its pages may use this service.");
-  if (url === undefined) return bad(`“${asked}” is not the name of a site. One is called example.com, for instance.`);
+  if (asked === "") return note("Enter the name of your site above to see whether its pages may use this service.");
+  if (url === undefined) return bad(`“${asked}” is not the name of a site. An example is example.com.`);
   if (site !== undefined) return good(`${asked} is allowed${site === asked ? "" : `, and counted as ${site}`}.`);
-  const words = `${asked} is not allowed: its pages get no number. Start the service with this setting; if SITES has entries already, add this one behind a comma.`;
+  const words = `${asked} is not allowed: its pages get no number. Start the service with this setting; if SITES has entries already, add this one after a comma.`;
   return bad(words, sitesLine(url));
 }
 
@@ -51,7 +52,7 @@ function checkAddress({ address, socketAddress, forwardedFor = "", trustProxy }:
   const asOne = `all visitors seem to come from ${address}, and share what one address may do`;
   if (proxies === 0 && location.protocol === "https:")
     return bad(
-      `There must be a proxy in front, since this page came over https; but it does not say for whom it asks: ${asOne}.`,
+      `This page came over https, so there is a proxy in front. That proxy does not say for whom it asks: ${asOne}.`,
       `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;  # nginx\nTRUST_PROXY=1`,
     );
   if (trustProxy === 0 && proxies > 0)
@@ -73,27 +74,27 @@ function checkAddress({ address, socketAddress, forwardedFor = "", trustProxy }:
     );
   const through =
     proxies === 0 ? "directly" : `through ${proxies === 1 ? "a proxy" : `${proxies} proxies`} (${socketAddress})`;
-  return good(`You come ${through}, and the service sees your address: ${address}.`);
+  return good(`You connect ${through}, and the service sees your address: ${address}.`);
 }
 
 function checkHttps({ forwardedProto, trustProxy }: Seen): Finding {
   const isKnown = trustProxy > 0 && forwardedProto?.split(",").at(-1)?.trim() === "https";
   if (location.protocol === "http:")
     return /^(localhost|127\..*|\[::1\])$/.test(location.hostname)
-      ? note("This is plain http: good on this machine. Pages over https need a service over https.")
-      : bad("This is plain http: pages over https cannot use the service. Put a proxy with a certificate in front.");
-  if (isKnown) return good("You come over https, and the service knows.");
+      ? note("This is plain http, which is fine on this machine. Pages over https need a service over https.")
+      : bad("This is plain http. Pages over https cannot use the service: put a proxy with a certificate in front.");
+  if (isKnown) return good("This page came over https, and the service knows it.");
   const setting = `TRUST_PROXY=${Math.max(1, trustProxy)}`;
   return bad(
-    "You come over https, but the service does not know: its cookies are not fit for other sites.",
+    "This page came over https, but the service does not know it: its cookies do not work on other sites.",
     forwardedProto === "https" ? setting : `proxy_set_header X-Forwarded-Proto $scheme;  # nginx\n${setting}`,
   );
 }
 
 function checkHost({ host }: Seen): Finding {
-  if (host === location.host) return good(`The service is called ${host}, as in your address bar.`);
+  if (host === location.host) return good(`The service is asked for ${host}, as in your address bar.`);
   return bad(
-    `You asked for ${location.host}, and the service hears ${host}: it takes its own pages for strangers.`,
+    `You asked for ${location.host}, but the service is asked for ${host}, so it refuses its own pages.`,
     "proxy_set_header Host $http_host;  # nginx",
   );
 }
@@ -102,7 +103,7 @@ function checkHost({ host }: Seen): Finding {
 
 async function requestToken(observe: boolean): Promise<Token> {
   const body = JSON.stringify({ page: "/check", observe });
-  const answer = await fetch("token", { method: "POST", credentials: "include", body });
+  const answer = await fetch(`${base}token`, { method: "POST", credentials: "include", body });
   if (answer.ok) return answer.json();
   const problem = await answer
     .json()
@@ -111,14 +112,15 @@ async function requestToken(observe: boolean): Promise<Token> {
 }
 
 async function checkCookie({ identity }: Seen): Promise<Finding> {
-  if (identity === "hash") return good("None are needed: with IDENTITY=hash nothing is kept in browsers.");
+  if (identity === "hash")
+    return good("No cookie is needed: with IDENTITY=hash the service keeps nothing in browsers.");
   const [first, second] = [await requestToken(false), await requestToken(false)];
   if (first.visitor === second.visitor)
     return good(
-      "The cookie comes back. Where a browser drops it on other sites, the id in your page's localStorage is used: as good.",
+      "Tested on the service's own site, where its cookie comes back. On your site it may be a third-party cookie, which some browsers drop. The widget then uses an id in your page's localStorage, and the count stays exact.",
     );
   return note(
-    "The cookie is dropped, by this browser or by a proxy. The id in your page's localStorage is used instead: as good, where pages may use that.",
+    "Tested on the service's own site: this browser or a proxy drops the cookie. The widget then uses an id in your page's localStorage, and the count stays exact wherever pages may use that.",
   );
 }
 
@@ -133,8 +135,8 @@ function openSocket(token: string): Promise<WebSocket | undefined> {
 }
 
 async function checkUpgrade(socket: WebSocket | undefined): Promise<Finding> {
-  if (socket) return good("A WebSocket opens, and the number comes.");
-  const { status } = await fetch("ws");
+  if (socket) return good("A WebSocket opens, and the first number arrives.");
+  const { status } = await fetch(`${base}ws`);
   if (status === 426)
     return bad(
       "No WebSocket opens, although its address answers: a proxy in front drops the Upgrade header. In nginx:",
@@ -143,7 +145,7 @@ async function checkUpgrade(socket: WebSocket | undefined): Promise<Finding> {
   return bad(`No WebSocket opens, and its address ${base}ws answers ${status}, not 426: a proxy sends it elsewhere.`);
 }
 
-async function checkPatience(
+async function checkTimeout(
   socket: WebSocket,
   { heartbeatSeconds }: Seen,
   tell: (words: string) => void,
@@ -151,7 +153,7 @@ async function checkPatience(
   const began = performance.now();
   const seconds = () => Math.round((performance.now() - began) / 1000);
   const needed = 2 * heartbeatSeconds + MARGIN_SECONDS;
-  const countdown = setInterval(() => tell(`Waiting for two heartbeats: ${needed - seconds()} s`), 1000);
+  const countdown = setInterval(() => tell(`Waiting for two pings: ${needed - seconds()} s`), 1000);
   const end = await new Promise<CloseEvent | undefined>((resolve) => {
     socket.addEventListener("close", resolve);
     setTimeout(() => resolve(undefined), needed * 1000);
@@ -165,9 +167,9 @@ async function checkPatience(
     );
   if (end.code === 1012) return note("The service was restarted in the meantime. Reload this page.");
   if (lasted > heartbeatSeconds + 1)
-    return bad(`The connection was closed after ${lasted} s: pings, or the answers to them, get lost on the way.`);
+    return bad(`The connection was closed after ${lasted} s: the pings or their answers are lost on the way.`);
   return bad(
-    `The connection was closed after ${lasted} s, before the first ping (HEARTBEAT_SECONDS=${heartbeatSeconds}): a proxy in front is less patient than that. Make one longer, or the other shorter:`,
+    `The connection was closed after ${lasted} s, before the first ping (HEARTBEAT_SECONDS=${heartbeatSeconds}): a proxy in front has a shorter timeout. Raise that timeout, or lower the setting:`,
     `proxy_read_timeout ${Math.max(60, 2 * heartbeatSeconds)}s;  # nginx\nHEARTBEAT_SECONDS=${Math.max(1, Math.floor(lasted / 2))}`,
   );
 }
@@ -202,31 +204,31 @@ async function show(
 
 function sum(isDone: boolean): void {
   const wrong = results.filter((result) => result === "bad").length;
-  const found = wrong === 0 ? "All is well" : wrong === 1 ? "One thing is wrong" : `${wrong} things are wrong`;
+  const found = wrong === 0 ? "Everything works" : wrong === 1 ? "One thing is wrong" : `${wrong} things are wrong`;
   byId("summary").textContent = isDone ? `${found}.` : `${found} so far. The last check takes a minute.`;
 }
 
 async function run(asked: string): Promise<void> {
   const url = siteUrl(asked);
   const name = url && (asked.includes("://") || url.port ? url.origin : hostOf(url));
-  const answer = await fetch(`check/request?site=${encodeURIComponent(name ?? "")}`);
+  const answer = await fetch(`${base}check/request?site=${encodeURIComponent(name ?? "")}`);
   if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
   const seen: Seen = await answer.json();
   await show("Site", () => checkSite(asked, seen));
   await show("Your address", () => checkAddress(seen));
   await show("Encryption", () => checkHttps(seen));
-  await show("Name of the service", () => checkHost(seen));
+  await show("Host name", () => checkHost(seen));
   let token: string | undefined;
   await show("Token", async () => {
     ({ token } = await requestToken(true));
-    return good("The service answers this browser, and grants a token.");
+    return good("The service grants this browser a token.");
   });
   if (token === undefined) return;
   await show("Cookies", () => checkCookie(seen));
   const socket = await openSocket(token);
   await show("WebSocket", () => checkUpgrade(socket));
   sum(socket === undefined);
-  if (socket) await show("Patience of proxies", (tell) => checkPatience(socket, seen, tell));
+  if (socket) await show("Proxy timeout", (tell) => checkTimeout(socket, seen, tell));
 }
 
 const input = byId("site") as HTMLInputElement;

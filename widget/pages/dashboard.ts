@@ -4,9 +4,12 @@
  * written. Each part of the page has one function that draws it from what was last heard.
  */
 import { createChart, type History } from "./chart.ts";
+import { createDays } from "./days.ts";
+import { visible } from "./visible.ts";
 
 interface State {
-  node: {
+  /** Not on a public dashboard, as the refusals. */
+  node?: {
     runtime: string;
     startedAt: number;
     memory: number;
@@ -17,13 +20,23 @@ interface State {
     journalErrors: number;
     stale: boolean;
   };
-  refusals: Record<string, number>;
+  refusals?: Refusal[];
   sites: Site[];
+}
+/** Since the start of this node, and with a title in plain words. */
+interface Refusal {
+  reason: string;
+  title: string;
+  count: number;
+  /** The origins that were refused most. */
+  origins?: { origin: string; count: number }[];
 }
 interface Site {
   site: string;
   visitors: number;
   openPages: number;
+  /** Visitors today, and visitors and views ever; missing while the engine is away. */
+  totals?: { today: number; visitors: number; total: number };
   peak: number;
   highest?: { minute: number; peak: number };
   pages: { page: string; visitors: number }[];
@@ -41,30 +54,13 @@ const HISTORY_MS = 20_000;
 const PATIENCE_MS = 10_000; // for an answer
 const FEW_PAGES = 10;
 const MANY_ROWS = 25;
+const MAX_MOST_READ = 1_000; // more pages are never in the list of reading times
+const FEW_ROWS = 8; // at first, on a phone
+const MILLION = 1_000_000; // seven digits do not fit three times beside each other on a phone
 
-const REFUSED: Record<string, string> = {
-  address: "Address on the deny list, or asked far too often",
-  bot: "Crawlers and headless browsers",
-  origin: "Origin that is not in SITES",
-  token: "Token that is old, used or forged",
-  body: "Request that is not understood",
-  page: "Page name that is not valid",
-  handshake: "Broken WebSocket handshake",
-  password: "Wrong password",
-  unknown: "No such address",
-  site: "Questions about a site that is not in SITES",
-  size: "Request too large",
-  upgrade: "No upgrade to a WebSocket",
-  guesses: "Too many wrong passwords",
-  tokens: "Too many token requests (MAX_TOKENS_PER_IP)",
-  visitors: "Too many new visitors (MAX_VISITORS_PER_IP)",
-  visitor_pages: "Too many pages of one visitor (MAX_PAGES_PER_VISITOR)",
-  address_pages: "Too many pages of one address (MAX_PAGES_PER_IP)",
-  error: "Internal errors",
-  journal: "Questions while the journal could not be read",
-  full: "Full (MAX_CONNECTIONS)",
-  draining: "While restarting",
-};
+/** Relative addresses would inherit a user and a password from the address bar, and `fetch` refuses those. */
+const base = new URL(".", location.origin + location.pathname).href;
+const phone = matchMedia("(max-width: 48rem)");
 
 // ---- What the page knows ----
 
@@ -78,7 +74,7 @@ let state: State | undefined;
 let readings: Reading[] = [];
 let sorting: { by: keyof Reading; descending: boolean } = { by: "seconds", descending: true };
 let allPages = false;
-let shownRows = MANY_ROWS;
+let shownRows = phone.matches ? FEW_ROWS : MANY_ROWS;
 
 let timer = 0; // of the next question for the state
 let heardAt: number | undefined; // when the service last answered it
@@ -89,6 +85,7 @@ let loaded = ""; // what was last asked for
 // ---- Words and elements ----
 
 const number = new Intl.NumberFormat();
+const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 2 });
 const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>
@@ -109,6 +106,7 @@ function duration(seconds: number): string {
 const byId = (id: string) => document.getElementById(id)!;
 
 const chart = createChart(byId("chart"), byId("readout"));
+const days = createDays(byId("days"), byId("days-readout"), byId("day-ranges"));
 
 const write = (element: HTMLElement, text: string) => {
   if (element.textContent !== text) element.textContent = text; // else a selection would be lost, and a status said again
@@ -178,8 +176,9 @@ function showSites(sites: Site[]): void {
 function show(its: State): void {
   showSites(its.sites);
   showNow(its);
-  showRefusals(its.refusals);
-  showNode(its);
+  for (const card of document.querySelectorAll("details")) card.hidden = its.node === undefined;
+  showRefusals(its.refusals ?? []);
+  if (its.node) showNode(its.node);
 }
 
 const rangeButtons = byId("ranges").querySelectorAll("button");
@@ -194,20 +193,31 @@ function showNow({ node, sites }: State): void {
   write(byId("site"), site ?? location.host);
   write(byId("visitors"), number.format(visitors));
   write(byId("open-pages"), number.format(its?.openPages ?? 0));
+  write(byId("visitors-word"), visitors === 1 ? "person now" : "people now");
+  write(byId("open-pages-word"), its?.openPages === 1 ? "open page" : "open pages");
   write(byId("peak"), its ? number.format(its.peak) : "–");
   write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
   write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * 60_000)})` : "");
-  byId("visitors").classList.toggle("stale", node.stale);
-  const title = `${number.format(visitors)} here now – Headcount`;
+  showTotals(its?.totals);
+  byId("visitors").classList.toggle("stale", node?.stale === true);
+  const title = `${number.format(visitors)} online now – Headcount`;
   if (document.title !== title) document.title = title;
   chart.raise(visitors);
   showPages(its?.pages ?? []);
 }
 
+function showTotals(totals: Site["totals"]): void {
+  const sums = { today: totals?.today, "all-visitors": totals?.visitors, "all-views": totals?.total };
+  for (const [id, sum] of Object.entries(sums)) {
+    write(byId(id), sum === undefined ? "–" : (sum < MILLION ? number : compact).format(sum));
+    byId(id).title = sum === undefined ? "" : number.format(sum);
+  }
+}
+
 function showPages(pages: Site["pages"]): void {
   const open = pages
     .filter(({ visitors }) => visitors > 0)
-    .map(({ page, visitors }) => ({ name: page, value: visitors }));
+    .map(({ page, visitors }) => ({ name: visible(page), value: visitors }));
   showBars(byId("pages"), allPages ? open : open.slice(0, FEW_PAGES));
   byId("no-pages").hidden = open.length > 0;
   const more = byId("more-pages");
@@ -215,27 +225,47 @@ function showPages(pages: Site["pages"]): void {
   write(more, allPages ? "Show fewer" : `Show all ${number.format(open.length)}`);
 }
 
-function showRefusals(refusals: State["refusals"]): void {
-  const counted = Object.entries(refusals).map(([reason, value]) => ({ name: REFUSED[reason] ?? reason, value }));
-  counted.sort((a, b) => b.value - a.value);
-  showBars(byId("refusals"), counted);
-  byId("no-refusals").hidden = counted.length > 0;
+function showRefusals(refusals: Refusal[]): void {
+  const items = byCount(refusals).flatMap(({ title, count, origins = [] }) =>
+    [rowOf(title, count)].concat(byCount(origins).map(originRow)),
+  );
+  const list = byId("refusals");
+  if (list.textContent !== items.map(({ textContent }) => textContent).join("")) list.replaceChildren(...items);
+  byId("no-refusals").hidden = refusals.length > 0;
 }
 
-function showNode({ node }: State): void {
+function byCount<Item extends { count: number }>(items: Item[]): Item[] {
+  const sorted = [...items];
+  sorted.sort((a, b) => b.count - a.count);
+  return sorted;
+}
+
+/** Leads to what would allow the origin. */
+function originRow({ origin, count }: { origin: string; count: number }): HTMLElement {
+  const link = create("a", origin);
+  link.href = `${base}check?site=${encodeURIComponent(origin)}`;
+  const row = rowOf(link, count);
+  row.className = "part";
+  return row;
+}
+
+const rowOf = (name: Node | string, count: number): HTMLElement =>
+  create("div", create("dt", name), create("dd", number.format(count)));
+
+function showNode(node: NonNullable<State["node"]>): void {
   const { engine, stale, connections, maxConnections } = node;
   const rows: [name: string, value: string, isBad?: boolean][] = [
-    ["State", stale ? "stale: the engine is away" : "well", stale],
+    ["State", stale ? "no connection to Redis" : "ok", stale],
     ["Running for", duration(Math.max(0, Date.now() - node.startedAt) / 1000)],
     [
-      "Open sockets",
+      "Connections",
       `${number.format(connections)} of ${number.format(maxConnections)}`,
       connections > 0.9 * maxConnections,
     ],
     ["Memory", inUnit(node.memory / 2 ** 20, "megabyte", { maximumFractionDigits: 0, unitDisplay: "short" })],
-    ["Engine", engine === "redis" ? "Redis, shared by all nodes" : "embedded"],
+    ["Engine", engine === "redis" ? "Redis, shared by all nodes" : "SQLite"],
     ["Engine errors", number.format(node.engineErrors), node.engineErrors > 0],
-    ["Journal errors", number.format(node.journalErrors), node.journalErrors > 0],
+    ["Errors while saving statistics", number.format(node.journalErrors), node.journalErrors > 0],
     ["Runtime", node.runtime],
   ];
   const list = byId("node");
@@ -252,9 +282,9 @@ function showNode({ node }: State): void {
 const COLUMNS: [by: keyof Reading, words: string][] = [
   ["page", "Page"],
   ["views", "Views"],
-  ["seconds", "Total"],
+  ["seconds", "Total time"],
   ["median", "Median"],
-  ["p90", "90 %"],
+  ["p90", "p90"],
 ];
 
 function showReadings(): void {
@@ -267,9 +297,10 @@ function showReadings(): void {
   const sorted = [...readings];
   sorted.sort((a, b) => (descending ? compare(b, a) : compare(a, b)));
   const cells = sorted.slice(0, shownRows).map(({ page, views, seconds, median, p90 }) => {
-    const name = create("th", create("span", page));
+    const shown = visible(page);
+    const name = create("th", create("span", shown));
     name.scope = "row";
-    name.title = page;
+    name.title = shown;
     const figures = [number.format(views), duration(seconds), duration(median), duration(p90)];
     return create("tr", name, ...figures.map((figure) => create("td", figure)));
   });
@@ -278,24 +309,26 @@ function showReadings(): void {
   byId("columns").closest("table")!.hidden = readings.length === 0;
   const left = readings.length - cells.length;
   byId("more-reading").hidden = left === 0;
-  write(byId("more-reading"), `Show ${number.format(Math.min(left, MANY_ROWS))} more of ${number.format(left)}`);
+  write(byId("more-reading"), `Show ${number.format(Math.min(left, MANY_ROWS))} more (${number.format(left)} left)`);
   const sum = (key: "views" | "seconds") => readings.reduce((total, its) => total + its[key], 0);
   const words = `${number.format(sum("views"))} ${sum("views") === 1 ? "view" : "views"}, ${duration(sum("seconds"))}`;
-  write(byId("reading-sum"), readings.length === 0 ? "" : words);
+  const whole =
+    readings.length < MAX_MOST_READ ? "" : `. The list has the ${number.format(MAX_MOST_READ)} most read pages`;
+  write(byId("reading-sum"), readings.length === 0 ? "" : words + whole);
 }
 
 // ---- Asking ----
 
 /** @throws {Response | Error} */
 async function ask<Answer>(path: string, signal: AbortSignal): Promise<Answer> {
-  const response = await fetch(path, { signal });
+  const response = await fetch(base + path, { signal });
   if (!response.ok) throw response;
   return response.json();
 }
 
 /** What went wrong, in the service's own words where there are any. */
 async function reasonOf(failure: unknown): Promise<string> {
-  if (!(failure instanceof Response)) return "no answer";
+  if (!(failure instanceof Response)) return "it does not answer";
   const problem = await failure.json().catch(() => undefined);
   return problem?.title ?? `HTTP ${failure.status}`;
 }
@@ -311,14 +344,15 @@ async function poll(): Promise<void> {
       site = largest?.site;
       isChosen = largest !== undefined && largest.visitors > 0;
     }
-    if (state.node.stale) showLink("stale", "The engine is away: last known totals, plus changes on this node");
+    if (state.node?.stale)
+      showLink("stale", "No connection to Redis. These are the last known totals plus changes on this node");
     else showLink("live", "Live");
     show(state);
     if (heardAt >= loadAt || loaded !== key()) void load();
   } catch (failure) {
     const reason = await reasonOf(failure);
-    const since = heardAt === undefined ? "" : ` since ${clock.format(heardAt)}. These are the last numbers`;
-    showLink("lost", `Not reachable (${reason})${since}`);
+    const since = heardAt === undefined ? "" : ` since ${clock.format(heardAt)}. These are the last known numbers`;
+    showLink("lost", `The service is not reachable (${reason})${since}`);
     document.title = "Not reachable – Headcount";
     // Ten wrong passwords a minute are a guess too many: this page does not ask again with one that is old.
     if (failure instanceof Response && failure.status === 401) return;
@@ -335,6 +369,7 @@ async function load(): Promise<void> {
   const isNew = loaded !== key();
   loaded = key();
   loadAt = Date.now() + HISTORY_MS;
+  void days.load(site);
   const about = site === undefined ? "" : `site=${encodeURIComponent(site)}`;
   try {
     const [history, reading] = await Promise.all([
@@ -342,15 +377,21 @@ async function load(): Promise<void> {
       ask<{ pages: Reading[] }>(`reading?${about}`, signal),
     ]);
     byId("chart").classList.remove("unknown");
-    chart.show(history, isNew);
+    chart.show({ ...history, since: firstKnownMinute(history) }, isNew);
     readings = reading.pages;
     showReadings();
     if (state) showNow(state);
   } catch (failure) {
     if (signal.aborted) return;
     byId("chart").classList.toggle("unknown", isNew);
-    write(byId("readout"), `The history cannot be read: ${await reasonOf(failure)}`);
+    write(byId("readout"), `Cannot load the history: ${await reasonOf(failure)}`);
   }
+}
+
+/** From when on the service knows how many people were there: since its start it knows, also when nobody was. */
+function firstKnownMinute({ since, points }: History): number {
+  const started = Math.floor((state?.node?.startedAt ?? Date.now()) / 60_000);
+  return Math.min(started, since ?? points[0]?.minute ?? Infinity);
 }
 
 // ---- Choosing ----
@@ -358,7 +399,7 @@ async function load(): Promise<void> {
 function choose(nextSite: string | undefined, nextRange: string): void {
   if (nextSite !== site) {
     allPages = false;
-    shownRows = MANY_ROWS;
+    shownRows = phone.matches ? FEW_ROWS : MANY_ROWS;
     readings = [];
     showReadings();
   }
@@ -371,7 +412,14 @@ function choose(nextSite: string | undefined, nextRange: string): void {
   void load();
 }
 
+/** On a phone, what stands last is folded. */
+function fold(): void {
+  for (const card of document.querySelectorAll("details")) card.open = !phone.matches;
+}
+
 function start(): void {
+  fold();
+  phone.addEventListener("change", fold);
   for (const button of rangeButtons) button.onclick = () => choose(site, button.value);
   for (const [by, words] of COLUMNS) {
     const button = create("button", words);

@@ -5,8 +5,8 @@ const byId = (id: string) => document.getElementById(id)!;
 
 const HINTS: Record<HeadcountState, string> = {
   connecting: "Connecting …",
-  live: "Counted by the tag below. Open this page in another browser, and watch.",
-  stale: "The connection is lost. This was the last number; trying again.",
+  live: "The tag below counts this page. Open the page in another browser and watch the number change.",
+  stale: "The connection is lost. This is the last known number. Reconnecting …",
 };
 
 const write = (id: string, text: string) => {
@@ -14,8 +14,7 @@ const write = (id: string, text: string) => {
   if (element.textContent !== text) element.textContent = text; // a status is read out only when it changes
 };
 
-document.addEventListener("headcount", ({ detail: { site, state } }) => {
-  write("people", site === 1 ? "person here now: you" : "people here now");
+document.addEventListener("headcount", ({ detail: { state } }) => {
   write("hint", HINTS[state]);
 });
 

@@ -4,12 +4,12 @@
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Browser, chromium, type Page } from "playwright-core";
-import { flags, userAgent } from "./support/chromium.ts";
-import { ask } from "./support/client.ts";
-import { adopt, temporaryFolder } from "./support/leftovers.ts";
-import { pathOf, suite } from "./support/needs.ts";
-import { endServices, type Runtime, runtimes, Service } from "./support/service.ts";
-import { alone, once, sleep, until, within } from "./support/waiting.ts";
+import { flags, userAgent } from "../support/chromium.ts";
+import { ask } from "../support/client.ts";
+import { adopt, temporaryFolder } from "../support/leftovers.ts";
+import { pathOf, suite } from "../support/needs.ts";
+import { endServices, type Runtime, runtimes, Service } from "../support/service.ts";
+import { alone, once, sleep, until, within } from "../support/waiting.ts";
 
 setDefaultTimeout(120_000);
 

@@ -1,0 +1,16 @@
+/** Long work in the thread that counts visitors. */
+
+import { setImmediate } from "node:timers/promises";
+
+const PORTION_MS = 8;
+
+/** Does something with each item, and lets the rest of the process have a turn every few milliseconds. */
+export async function inPortions<Item>(items: Iterable<Item>, work: (item: Item) => void): Promise<void> {
+  let pauseAt = performance.now() + PORTION_MS;
+  for (const item of items) {
+    work(item);
+    if (performance.now() < pauseAt) continue;
+    await setImmediate();
+    pauseAt = performance.now() + PORTION_MS;
+  }
+}

@@ -1,0 +1,120 @@
+/** The numbers for everybody: JSON, and a badge. */
+
+import type { URLSearchParams } from "node:url";
+import type { Context, Env, Handler, Hono } from "hono";
+import { etag } from "hono/etag";
+import type { Engine } from "../engine/engine.ts";
+import { drawBadge, MAX_LABEL_LENGTH, parseColor } from "./badge.ts";
+import type { Journal } from "./journal.ts";
+import type { LiveConnections, LiveSites } from "./live.ts";
+import type { SiteHandler } from "./routes.ts";
+import type { Totals } from "./totals.ts";
+
+export interface PublicRoutesOptions {
+  readonly journal: Journal;
+  readonly totals: Totals;
+  readonly engine: Engine;
+  readonly live: LiveSites;
+  readonly connections: LiveConnections;
+  /** Wraps a handler that answers for one site, or for one page of it; refuses unknown sites. */
+  readonly forSite: (answer: SiteHandler) => Handler;
+  /** The one name of a page; undefined for a name that is not valid. */
+  readonly pageName: (text: string) => string | undefined;
+  /** The parameters in the query of a request. */
+  readonly paramsOf: (c: Context) => URLSearchParams;
+  readonly refuse: (c: Context, reason: "page" | "pages" | "badge") => Response;
+}
+
+const MAX_AGE = "public, max-age=5"; // seconds
+const MAX_PAGES = 100; // of one request
+const GREEN = "#1a7f4b";
+
+/** What a badge can show: its usual label, and how the number is found. */
+const BADGES: Record<
+  string,
+  { label: string; read(numbers: Numbers): Promise<number | undefined> | number | undefined }
+> = {
+  site: { label: "online", read: ({ site }) => site() },
+  page: { label: "online", read: ({ page }) => page() },
+  peak: { label: "peak", read: ({ peak }) => peak() },
+  read: { label: "min read", read: async ({ read }) => minutesOf(await read()) },
+  views: { label: "views", read: async ({ ofPage }) => (await ofPage()).views },
+  total: { label: "views", read: async ({ ofPage }) => (await ofPage()).total },
+  visitors: { label: "visitors", read: async ({ ofPage }) => (await ofPage()).visitors },
+  today: { label: "visitors today", read: async ({ ofPage }) => (await ofPage()).today },
+};
+
+const minutesOf = (seconds: number | undefined) =>
+  seconds === undefined ? undefined : Math.max(1, Math.round(seconds / 60));
+
+/** The numbers of a site and one of its pages, each read when it is asked for. */
+type Numbers = ReturnType<typeof numbersOf>;
+
+function numbersOf({ live, engine, journal, totals }: PublicRoutesOptions, site: string, page: string) {
+  const count = async (name?: string) => live.count(site, name) ?? (await engine.cluster?.count(site, name)) ?? 0;
+  return {
+    site: () => count(),
+    page: () => count(page),
+    peak: () => journal.peak(site),
+    read: async () => {
+      const { views, median } = await engine.reading(site, page);
+      return views === 0 ? undefined : median;
+    },
+    ofPage: async () => {
+      await totals.refresh(site, page, performance.now());
+      return totals.numbers(site, page);
+    },
+  };
+}
+
+export function addPublicRoutes<E extends Env>(app: Hono<E>, options: PublicRoutesOptions): void {
+  const { connections, forSite, paramsOf, refuse } = options;
+
+  const answerCount: SiteHandler = async (c, site, page) => {
+    c.header("Cache-Control", MAX_AGE);
+    const asked = paramsOf(c).getAll("page");
+    const pages = asked.length > 1 ? await countPages(options, site, asked) : undefined;
+    if (asked.length > MAX_PAGES) return refuse(c, "pages");
+    if (asked.length > 1 && pages === undefined) return refuse(c, "page");
+    const numbers = numbersOf(options, site, page ?? "");
+    const [ofSite, peak, ofPage, sums] = await Promise.all([
+      numbers.site(),
+      numbers.peak(),
+      page === undefined ? undefined : numbers.page(),
+      numbers.ofPage(),
+    ]);
+    const { views, total, visitors, today } = sums;
+    const pageNumbers = page === undefined ? {} : { page: ofPage, views };
+    const stale = connections.stale || undefined;
+    return c.json({ site: ofSite, peak, total, visitors, today, ...pageNumbers, pages, stale });
+  };
+  app.get("/count", etag(), forSite(answerCount));
+
+  const answerBadge: SiteHandler = async (c, site, page) => {
+    const params = paramsOf(c);
+    const number = params.get("number") ?? "site";
+    const label = params.get("label");
+    const badge = Object.hasOwn(BADGES, number) ? BADGES[number] : undefined;
+    const fill = parseColor(params.get("color") ?? GREEN);
+    const isTooLong = (label?.length ?? 0) > MAX_LABEL_LENGTH;
+    if (badge === undefined || fill === undefined || isTooLong) return refuse(c, "badge");
+    const value = await badge.read(numbersOf(options, site, page ?? "/"));
+    c.header("Cache-Control", MAX_AGE);
+    c.header("Content-Type", "image/svg+xml; charset=utf-8");
+    return c.body(drawBadge({ label: label ?? badge.label, value: String(value ?? "–"), color: fill }));
+  };
+  app.get("/badge.svg", etag(), forSite(answerBadge));
+}
+
+/** The numbers of several pages by the names they were asked for. Undefined when a name is not valid. */
+async function countPages(options: PublicRoutesOptions, site: string, asked: readonly string[]) {
+  const { live, engine, totals, pageName } = options;
+  const names = asked.slice(0, MAX_PAGES).map(pageName);
+  const pages = names.filter((name) => name !== undefined);
+  if (pages.length < names.length) return undefined;
+  const views = await totals.viewsOf(site, pages);
+  const online = await Promise.all(
+    pages.map(async (page) => live.count(site, page) ?? (await engine.cluster?.count(site, page)) ?? 0),
+  );
+  return Object.fromEntries(names.map((_, at) => [asked[at], { page: online[at], views: views[at] }]));
+}

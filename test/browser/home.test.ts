@@ -1,0 +1,59 @@
+/** The home page in Chromium, and a browser that says it is headless. */
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { endChromium, launch, userAgent } from "../support/chromium.ts";
+import { ask } from "../support/client.ts";
+import { suite } from "../support/needs.ts";
+import { endServices, Service } from "../support/service.ts";
+import { authorsText, endSites, serve, tag } from "../support/embedding-site.ts";
+import { sleep, until } from "../support/waiting.ts";
+
+setDefaultTimeout(60_000);
+
+afterAll(async () => {
+  await endChromium();
+  endSites();
+  endServices();
+});
+
+suite("home", ["chromium"], () => {
+  test("the home page counts itself, and copies a snippet that works", async () => {
+    const service = await Service.start("bun");
+    const context = await (await launch()).newContext({ userAgent });
+    await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+    const page = await context.newPage();
+    const complaints: string[] = [];
+    page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+    page.on("pageerror", (error) => complaints.push(error.message));
+    await page.goto(service.url);
+    await page.locator('[data-headcount][data-headcount-state="live"]').first().waitFor({ timeout: 5000 });
+    expect(await page.locator("[data-headcount]").first().textContent()).toBe("1");
+    await page.getByRole("button", { name: /copy/i }).first().click();
+    const snippet = await page.evaluate<string>("navigator.clipboard.readText()");
+    expect(complaints).toEqual([]);
+
+    const elsewhere = await context.newPage();
+    await elsewhere.goto(serve(() => `<!doctype html>${snippet}`).url);
+    await elsewhere.locator('[data-headcount][data-headcount-state="live"]').waitFor({ timeout: 5000 });
+    expect(await elsewhere.locator("[data-headcount]").textContent()).toBe("1");
+    await context.close();
+  });
+});
+
+suite("headless browser", ["chromium"], () => {
+  test("a browser that says it is headless is refused, told why once, and the author's text stays", async () => {
+    const service = await Service.start("bun");
+    const context = await (await launch()).newContext();
+    const page = await context.newPage();
+    const warned: string[] = [];
+    page.on("console", (message) => {
+      if (message.type() === "warning" && /headcount/i.test(message.text())) warned.push(message.text());
+    });
+    await page.goto(serve(() => `<!doctype html>${tag(service.url)}`).url);
+    await until("a warning", () => warned.length > 0);
+    await sleep(2000);
+    expect(warned).toEqual([expect.stringMatching(/^headcount: 403 .*"title":.*"detail":/)]);
+    expect(await page.locator("[data-headcount]").textContent()).toBe(authorsText);
+    expect((await ask(service.url, "GET /count?site=localhost")).json.site).toBe(0);
+    await context.close();
+  });
+});

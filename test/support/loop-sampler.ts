@@ -1,0 +1,19 @@
+/** Preloaded into a service by a test: each stall of the event loop is a line `wall milliseconds, CPU milliseconds` in STALLS_FILE. */
+import { appendFileSync } from "node:fs";
+import process from "node:process";
+import { setInterval } from "node:timers";
+
+const SAMPLE_MS = 5;
+const MIN_STALL_MS = 10;
+const file = process.env["STALLS_FILE"] ?? "";
+const cpuMs = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1_000;
+};
+
+let [wall, cpu] = [performance.now(), cpuMs()];
+setInterval(() => {
+  const stalledMs = performance.now() - wall - SAMPLE_MS;
+  if (stalledMs > MIN_STALL_MS) appendFileSync(file, `${stalledMs.toFixed(1)} ${(cpuMs() - cpu).toFixed(1)}\n`);
+  [wall, cpu] = [performance.now(), cpuMs()];
+}, SAMPLE_MS).unref(); // Deno would wait for the timer to end before it starts the service
