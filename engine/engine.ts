@@ -242,7 +242,7 @@ export interface ClusterRoom extends RoomName {
 /** What a cluster reports to its node. */
 export interface ClusterListener {
   /** The room has so many visitors on all nodes. May be called while `Cluster.changed` still runs. */
-  total(room: ClusterRoom, total: number): void;
+  count(room: ClusterRoom, count: number): void;
   /** True while totals are only the last known ones plus local changes. */
   stale(stale: boolean): void;
 }
