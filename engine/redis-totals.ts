@@ -207,8 +207,8 @@ export class RedisTotals implements TotalsStore {
     const { site, day } = entries[0]!;
     const hashes = entries.map(({ hash, isFirstDay }) => [hash, isFirstDay] as const);
     try {
-      if (!isListed && !(await this.#unlisted.admit([site])).has(site)) return;
       this.#site(site).isListed = isListed;
+      if (!(await this.#isKept(site))) return;
       await this.#enter(site, day, hashes, false);
       this.#rememberHashes(site, day, hashes);
     } catch (error) {
@@ -314,7 +314,8 @@ export class RedisTotals implements TotalsStore {
   async check(): Promise<void> {
     const known = Array.from(this.#sites.entries(), ([site, { epoch }]) => ({ site, isCounted: epoch !== undefined }));
     try {
-      for (const { site, isCounted } of known) if (isCounted) await this.#change(site, new Map(), 0, undefined);
+      for (const { site, isCounted } of known)
+        if (isCounted && (await this.#isKept(site))) await this.#change(site, new Map(), 0, undefined);
     } catch {
       return; // deliberate: Redis is away again, and the link reports that
     }
@@ -333,8 +334,7 @@ export class RedisTotals implements TotalsStore {
   async #tryToRestore(site: string): Promise<boolean> {
     try {
       const epoch = this.epochOf(site);
-      const isKept = this.#site(site).isListed || (await this.#unlisted.admit([site])).has(site);
-      if (isKept) await this.#restoreSite(site);
+      if (await this.#isKept(site)) await this.#restoreSite(site);
       if (this.epochOf(site) === epoch) this.#lost.delete(site); // else Redis has lost its data once more
       return true;
     } catch (error) {
@@ -360,6 +360,11 @@ export class RedisTotals implements TotalsStore {
     if (visitors !== undefined && visitors.epoch !== epoch) await this.#enter(site, visitors.lastDay, [], true);
     for (let from = 0; from < entries.length; from += CHUNK)
       await this.#enter(site, day, entries.slice(from, from + CHUNK), true);
+  }
+
+  /** Whether the site is in SITES, or one of the first few others. */
+  async #isKept(site: string): Promise<boolean> {
+    return this.#site(site).isListed || (await this.#unlisted.admit([site])).has(site);
   }
 
   /** Redis named the epoch of a site; undefined when it has none. */

@@ -53,8 +53,6 @@ interface StagedSite {
   isListed: boolean;
   /** Name of a key → when it expires, in seconds since 1970; undefined: as the site's other numbers do. */
   readonly keys: Map<string, number | undefined>;
-  /** The last day of which visitors are restored. */
-  lastDay: number;
 }
 
 export class RedisTransfer implements TransferStore {
@@ -242,7 +240,7 @@ export class RedisTransfer implements TransferStore {
       for (const entry of entries) {
         if ("secret" in entry) secrets.push(entry);
         else {
-          const ofSite = staged.get(entry.site) ?? { isListed: true, keys: new Map(), lastDay: 0 };
+          const ofSite = staged.get(entry.site) ?? { isListed: true, keys: new Map() };
           staged.set(entry.site, ofSite);
           underWay.push(this.#stage(ofSite, entry));
         }
@@ -283,7 +281,6 @@ export class RedisTransfer implements TransferStore {
     if ("peaks" in entry) return this.#stagePeaks(entry.peaks, at);
     if ("highest" in entry) return put("highest", ["minute", entry.highest[0]], ["peak", entry.highest[1]]);
     if ("hashes" in entry) {
-      staged.lastDay = Math.max(staged.lastDay, entry.day);
       const members = entry.hashes.flatMap((hash) => ["0", hash]); // among the visitors of earlier days, also the new ones
       const key = at(`day:${entry.day}`, Math.floor(Date.now() / 1_000) + DAY_TTL_SECONDS);
       return this.#link.ask((client) => client.zadd(key, ...members));
@@ -297,7 +294,7 @@ export class RedisTransfer implements TransferStore {
     }
     if ("page" in entry) return put("views", [entry.page, entry.views]);
     staged.isListed = entry.unlisted !== true;
-    return put("counts", ["total", entry.total], ["earlier", entry.visitors], ["newcomers", 0]);
+    return put("counts", ["total", entry.total], ["earlier", entry.visitors]);
   }
 
   /** Writes the peaks of one day. */
@@ -313,10 +310,9 @@ export class RedisTransfer implements TransferStore {
   }
 
   /** Makes the staged keys the keys of the site, all at once. */
-  async #moveIntoPlace(site: string, { isListed, keys, lastDay }: StagedSite): Promise<void> {
+  async #moveIntoPlace(site: string, { isListed, keys }: StagedSite): Promise<void> {
     const { ttlSeconds } = limitsOf(isListed);
     if (!isListed) await this.#unlisted.restore(site);
-    const counts = this.#key(site, "counts");
     await this.#link.ask(async (client) => {
       const moves = client.multi();
       for (const [name, expiresAt] of keys) {
@@ -326,7 +322,6 @@ export class RedisTransfer implements TransferStore {
         else if (ttlSeconds === "") moves.persist(key);
         else moves.expire(key, ttlSeconds);
       }
-      if (lastDay > 0) moves.hset(counts, "day", lastDay);
       for (const [error] of (await moves.exec()) ?? []) if (error !== null) throw error;
     });
   }

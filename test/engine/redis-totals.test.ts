@@ -1,6 +1,6 @@
 /** Views and visitors in Redis beside what `totals-contract.ts` says: lost answers, refusals, and what a younger Redis is told. */
 import { afterAll, expect, test } from "bun:test";
-import { MAX_PAGES_PER_SITE } from "../../engine/engine.ts";
+import { MAX_PAGES_PER_SITE, MAX_UNLISTED_SITES, type ViewSum } from "../../engine/engine.ts";
 import { RedisEngine } from "../../engine/redis.ts";
 import { suite } from "../support/needs.ts";
 import { Cable, endRedis, RedisServer } from "../support/redis.ts";
@@ -130,6 +130,28 @@ suite("redis totals", ["redis-server"], () => {
     await until("all is restored", async () => Bun.deepEquals(await numbers(), expected)).catch(() => {});
     expect(await numbers()).toEqual(expected);
     expect(await two.siteTotals(site, DAY)).toEqual({ total: 19, visitors: 3, today: 4 });
+    await Promise.all([one.close(), two.close()]);
+    await redis.stop();
+  });
+
+  test("redis: of sites that are not in SITES, an empty Redis is told again only those that it has room for", async () => {
+    const redis = await RedisServer.start();
+    const [one, two] = await Promise.all([open(redis.url), open(redis.url)]);
+    const sitesOf = (name: string) =>
+      Array.from({ length: MAX_UNLISTED_SITES }, (_, index) => `${name}${index}.example`);
+    const record = (engine: RedisEngine, unlisted: string[], more: ViewSum[] = []) => {
+      const views = [...unlisted.flatMap((site) => viewsOf(site, { "/": 1 })), ...more];
+      return engine.record({ readings: [], peaks: [], views, unlistedSites: new Set(unlisted) });
+    };
+    const [lost, others, listed] = [sitesOf("lost"), sitesOf("other"), newSite()];
+    await record(one, lost, viewsOf(listed, { "/": 1 }));
+    await redis.client.flushall();
+    await record(two, others.slice(1));
+    for (const site of [...lost, listed]) await one.siteTotals(site, DAY); // now the node knows that all are lost
+    const counted = async () =>
+      (await redis.client.keys("*:counts")).map((key) => /\{(.*)\}/.exec(key)?.[1] ?? "").toSorted();
+    await until("the listed site is back", async () => (await counted()).includes(listed));
+    expect(await counted()).toEqual([...others.slice(1), "lost0.example", listed].toSorted());
     await Promise.all([one.close(), two.close()]);
     await redis.stop();
   });

@@ -35,6 +35,19 @@ describe("sqlite engine", () => {
     expect(await engine.secret("salt", "monday")).not.toBe(monday);
   });
 
+  test("sqlite: the key of today stays when the clock is put back by many days, and is right again", async () => {
+    const clock = spyOn(Date, "now");
+    const start = Date.now();
+    const own = sqlite();
+    const key = await own.secret("day", "20345");
+    clock.mockReturnValue(start - 30 * 86_400_000);
+    await own.secret("day", "20315");
+    clock.mockReturnValue(start);
+    expect(await own.secret("day", "20345")).toBe(key);
+    clock.mockRestore();
+    await own.close();
+  });
+
   test("sqlite: the key of a later day, and its visitors, are thrown away two days after the clock was put back", async () => {
     const [site, later, today] = ["later.example", 30_000, 20_345];
     const clock = spyOn(Date, "now");
