@@ -74,7 +74,6 @@ import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.
 import {
   type Cluster,
   type Engine,
-  type Log,
   type Member,
   messageOf,
   MINUTE_MS,
@@ -82,7 +81,7 @@ import {
   type SharedSettings,
 } from "./engine/engine.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
-import { readCommand, runCommand } from "./stats/command.ts";
+import { type EngineOptions, readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
@@ -1593,8 +1592,8 @@ export async function startService({ engine, rooms, connections, clock }: Servic
 }
 
 /** Loads the engine that the settings ask for, and only that one. */
-export async function openEngine(settings: Settings, engineLog: Log = log): Promise<Engine> {
-  const options = { tokenTtlMs: settings.TOKEN_TTL_SECONDS * 1_000, log: engineLog };
+export async function openEngine(settings: Settings, more: Partial<EngineOptions> = {}): Promise<Engine> {
+  const options = { tokenTtlMs: settings.TOKEN_TTL_SECONDS * 1_000, log, ...more };
   if (settings.REDIS_URL === undefined) {
     const { SqliteEngine } = await import("./engine/sqlite.ts");
     return SqliteEngine.open({ folder: settings.DATA, ...options });
@@ -1628,10 +1627,10 @@ async function main(): Promise<void> {
   const command = readCommand(process.argv.slice(2));
   if (command.name === "serve") await runService();
   else
-    await runCommand(command, readVersion, async (engineLog) => {
+    await runCommand(command, readVersion, async (options) => {
       const settings = readSettings(process.env);
       const sites = new AllowedSites(settings.SITES);
-      const store = await openEngine(settings, engineLog);
+      const store = await openEngine(settings, options);
       return { store, siteName: (name) => sites.forImport(name), pageName };
     });
   process.exit(0);

@@ -98,6 +98,14 @@ export interface Opened extends Pick<TransferTools, "siteName" | "pageName"> {
   readonly store: TransferStore & { close(): Promise<void> };
 }
 
+export interface EngineOptions {
+  readonly log: Log;
+  /** Commands of Redis may take 9 % of it. */
+  readonly leaseMs: number;
+}
+
+/** Nobody waits for a count here, so a slow Redis gets more time than in a service. */
+const LEASE_MS = 120_000;
 /** Text is written in pieces of this length. */
 const PIECE_LENGTH = 65_536;
 const SECRETS_NOTE =
@@ -106,26 +114,28 @@ const SECRETS_NOTE =
 
 /**
  * Runs a command to its end. Results go to standard output, everything else to standard error.
- * @param open opens the engine, whose log lines are given
+ * @param open opens the engine with these options
  */
 export async function runCommand(
   command: Exclude<Command, { name: "serve" }>,
   version: () => string,
-  open: (log: Log) => Promise<Opened>,
+  open: (options: EngineOptions) => Promise<Opened>,
 ): Promise<void> {
   process.stdout.on("error", () => {}); // whoever waits for the write is told
   if (command.name === "help") return write(HELP);
   if (command.name === "version") return write(`headcount ${version()}\n`);
-  const { store, siteName, pageName } = await open((level, event, fields = {}) => {
-    if (level !== "info") process.stderr.write(`${level}: ${event} ${JSON.stringify(fields)}\n`);
-  });
+  const { store, siteName, pageName } = await open({ log, leaseMs: LEASE_MS });
   try {
     await transfer(command, { store, siteName, pageName, progress, sleep });
   } finally {
-    if (process.stderr.isTTY) process.stderr.write(CLEAR_LINE);
+    clearProgress();
     await store.close();
   }
 }
+
+const log: Log = (level, event, fields = {}) => {
+  if (level !== "info") process.stderr.write(`${level}: ${event} ${JSON.stringify(fields)}\n`);
+};
 
 async function transfer(
   command: Extract<Command, { name: "export" | "import" | "busuanzi" }>,
@@ -154,11 +164,16 @@ function progress({ done, total, what }: Progress): void {
   const filled = Math.round((BAR_WIDTH * done) / Math.max(total, done, 1));
   const bar = total === 0 ? "" : `${"█".repeat(filled)}${"░".repeat(BAR_WIDTH - filled)} `;
   const line = `${bar}${done.toLocaleString("en")}${total === 0 ? "" : ` of ${total.toLocaleString("en")}`} ${what}`;
-  process.stderr.write(CLEAR_LINE + line.slice(0, (process.stderr.columns ?? 80) - 1));
+  process.stderr.write(CLEAR_LINE + line.slice(0, (process.stderr.columns || 80) - 1));
+}
+
+function clearProgress(): void {
+  if (process.stderr.isTTY) process.stderr.write(CLEAR_LINE);
 }
 
 /** Writes to standard output, no faster than its reader reads. */
 function write(text: string): Promise<void> {
+  clearProgress(); // both may be the same terminal
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   process.stdout.write(text, (error) => (error ? reject(error) : resolve()));
   return promise;
