@@ -12,6 +12,7 @@ import { temporaryFolder } from "../support/leftovers.ts";
 import { suite } from "../support/needs.ts";
 import { endRedis, RedisServer } from "../support/redis.ts";
 import { quiet, sqlite } from "../support/unit.ts";
+import { until } from "../support/waiting.ts";
 import { recordViews, viewsOf } from "../engine/totals-contract.ts";
 
 afterAll(endRedis);
@@ -104,9 +105,20 @@ describe("transfer", () => {
   });
 });
 
+async function startCluster(): Promise<RedisServer> {
+  const redis = await RedisServer.start(["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"]);
+  await redis.client.call("CLUSTER", "ADDSLOTSRANGE", "0", "16383");
+  const info = async () => String(await redis.client.call("CLUSTER", "INFO"));
+  await until("the cluster is up", async () => (await info()).includes("cluster_state:ok"));
+  return redis;
+}
+
 suite("transfer between engines", ["redis-server"], () => {
-  test("transfer: SQLite → Redis → SQLite loses nothing", async () => {
-    const redis = await RedisServer.start();
+  test.each([
+    ["Redis", () => RedisServer.start()],
+    ["Redis Cluster", startCluster],
+  ])("transfer: SQLite → %s → SQLite loses nothing", async (_, startRedis) => {
+    const redis = await startRedis();
     const first = sqlite();
     const second = await RedisEngine.open(redis.url, { tokenTtlMs: 30_000, log: quiet });
     const third = sqlite();
