@@ -17,6 +17,7 @@
 import { Cluster } from "ioredis";
 import {
   DAY_MINUTES,
+  type Engine,
   HISTORY_DAYS,
   type ImportedTotals,
   ImportRefusal,
@@ -55,13 +56,16 @@ interface StagedSite {
   readonly keys: Map<string, number | undefined>;
 }
 
+/** What the engine keeps, and the time of Redis. */
+type Store = StatsStore & TotalsStore & Pick<Engine, "wallClock">;
+
 export class RedisTransfer implements TransferStore {
   readonly #link: Link;
   readonly #options: Required<Options>;
-  readonly #store: StatsStore & TotalsStore;
+  readonly #store: Store;
   readonly #unlisted: UnlistedSites;
 
-  constructor(link: Link, options: Required<Options>, store: StatsStore & TotalsStore, unlisted: UnlistedSites) {
+  constructor(link: Link, options: Required<Options>, store: Store, unlisted: UnlistedSites) {
     this.#link = link;
     this.#options = options;
     this.#store = store;
@@ -282,7 +286,7 @@ export class RedisTransfer implements TransferStore {
     if ("highest" in entry) return put("highest", ["minute", entry.highest[0]], ["peak", entry.highest[1]]);
     if ("hashes" in entry) {
       const members = entry.hashes.flatMap((hash) => ["0", hash]); // among the visitors of earlier days, also the new ones
-      const key = at(`day:${entry.day}`, Math.floor(Date.now() / 1_000) + DAY_TTL_SECONDS);
+      const key = at(`day:${entry.day}`, Math.floor(this.#store.wallClock() / 1_000) + DAY_TTL_SECONDS);
       return this.#link.ask((client) => client.zadd(key, ...members));
     }
     if ("day" in entry) return put("days", [`${entry.day}v`, entry.views], [`${entry.day}u`, entry.visitors]);

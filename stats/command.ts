@@ -37,7 +37,7 @@ export const HELP = `headcount: how many people are on this site right now
   --server URL     for --busuanzi: another server (${BUSUANZI})
 
 The settings are read from the environment, as for serving: DATA or REDIS_URL say where the numbers are, and SITES
-which sites there are. All of this works while the service runs.
+which sites there are. Export, and import of totals, work while the service runs. Stop the service to restore an export.
 `;
 
 /** @throws {Error} that says what is wrong with the arguments */

@@ -44,6 +44,7 @@ const page = v.pipe(v.string(), v.maxLength(MAX_STORED_NAME_LENGTH), v.check(isN
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const small = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(MAX_PEAK));
 const peak = v.strictTuple([small, small]);
+const hash = v.pipe(v.string(), v.regex(/^[\w-]{1,64}$/));
 const list = <Item extends v.GenericSchema>(item: Item) => v.pipe(v.array(item), v.maxLength(MAX_PER_ENTRY));
 
 const Entry = v.union([
@@ -60,7 +61,7 @@ const Entry = v.union([
   v.strictObject({ site: name, source: name, total: count, visitors: count }),
   v.strictObject({ site: name, total: count, visitors: count, unlisted: v.optional(v.literal(true)) }),
   v.strictObject({ site: name, highest: peak }),
-  v.strictObject({ site: name, day: count, hashes: list(v.pipe(v.string(), v.regex(/^[\w-]{1,64}$/))) }),
+  v.strictObject({ site: name, day: count, hashes: v.pipe(list(hash), v.minLength(1)) }),
   v.strictObject({
     secret: v.picklist(SECRET_KINDS),
     name: v.pipe(v.string(), v.regex(/^[\w-]{0,64}$/)),
