@@ -74,14 +74,11 @@ const addTotals: Migration = (database) =>
       PRIMARY KEY (day, site, hash)) STRICT, WITHOUT ROWID;
   `);
 
-/** There may be a key for several days. `imports` says what was imported from where, so it is never added twice. */
+/** There may be keys of several days. `imports` says what was imported from where, so it is never added twice. */
 const addImports: Migration = (database) =>
   database.exec(`
-    ALTER TABLE secrets RENAME TO old_secrets;
-    CREATE TABLE secrets (kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, later_since INTEGER,
-      PRIMARY KEY (kind, name)) STRICT, WITHOUT ROWID;
-    INSERT INTO secrets (kind, name, value) SELECT kind, name, value FROM old_secrets;
-    DROP TABLE old_secrets;
+    ALTER TABLE secrets ADD COLUMN later_since INTEGER;
+    UPDATE secrets SET kind = 'day ' || name WHERE kind = 'day';
     CREATE TABLE imports (id INTEGER PRIMARY KEY, site INTEGER NOT NULL, source TEXT NOT NULL, total INTEGER NOT NULL,
       visitors INTEGER NOT NULL, UNIQUE (site, source)) STRICT;
     CREATE TABLE imported_pages (import INTEGER NOT NULL, page TEXT NOT NULL, views INTEGER NOT NULL,

@@ -14,7 +14,7 @@ import {
 import { addExactly, differenceOf, type KeptSite, sorted, withStoredNames } from "./kept.ts";
 import { type Histogram, parseHistogram, readingOf } from "./reading.ts";
 import { Names, type SiteRow } from "./sqlite-names.ts";
-import { addSecret, allSecrets, type Secret } from "./sqlite-secrets.ts";
+import { allSecrets, replaceSecret } from "./sqlite-secrets.ts";
 
 const SQL = {
   sites: "SELECT name FROM sites",
@@ -39,7 +39,6 @@ const SQL = {
   forgetImportedPages: "DELETE FROM imported_pages WHERE import = ?",
   addImportedPage: "INSERT OR REPLACE INTO imported_pages VALUES (?, ?, ?)",
 
-  forgetSecrets: "DELETE FROM secrets WHERE kind = ? AND (kind <> 'day' OR name = ?)",
   unlist: "UPDATE sites SET is_listed = 0 WHERE id = ?",
   addPage: "INSERT INTO pages (site, name) VALUES (?, ?)",
   countPages: "UPDATE sites SET page_count = (SELECT count(*) FROM pages WHERE site = sites.id)",
@@ -151,7 +150,10 @@ class Restorer {
   }
 
   restore(entry: KeptEntry): void {
-    if ("secret" in entry) return this.#restoreSecret({ kind: entry.secret, name: entry.name, value: entry.value });
+    if ("secret" in entry) {
+      replaceSecret(this.#database, { kind: entry.secret, name: entry.name, value: entry.value });
+      return;
+    }
     const { id } = this.#names.site(entry.site)!; // a listed one always has room
     if ("histogram" in entry) this.#restoreReading(id, entry.page, entry.seconds, Object.fromEntries(entry.histogram));
     else if ("peaks" in entry) for (const [minute, peak] of entry.peaks) this.#run("putPeak", id, minute, peak);
@@ -166,11 +168,6 @@ class Restorer {
       this.#run("setTotals", id, entry.total, entry.visitors);
       if (entry.unlisted === true) this.#run("unlist", id);
     }
-  }
-
-  #restoreSecret(secret: Secret): void {
-    this.#run("forgetSecrets", secret.kind, secret.name);
-    addSecret(this.#database, secret);
   }
 
   #restoreReading(site: number, page: string, seconds: number, histogram: Histogram): void {
