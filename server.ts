@@ -41,9 +41,7 @@
  */
 
 import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
-import { readFileSync } from "node:fs";
 import process from "node:process";
-import { URL } from "node:url";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { getCookie, setCookie } from "hono/cookie";
@@ -72,7 +70,7 @@ import {
   userAgentOf,
   webUrl,
 } from "./edge/names.ts";
-import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
+import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
 import {
   type Cluster,
   type Engine,
@@ -83,6 +81,7 @@ import {
   type SharedSettings,
 } from "./engine/engine.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
+import { type EngineOptions, readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
@@ -1593,29 +1592,14 @@ export async function startService({ engine, rooms, connections, clock }: Servic
 }
 
 /** Loads the engine that the settings ask for, and only that one. */
-export async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Promise<Engine> {
-  const tokenTtlMs = TOKEN_TTL_SECONDS * 1_000;
-  if (REDIS_URL === undefined) {
+export async function openEngine(settings: Settings, more: Partial<EngineOptions> = {}): Promise<Engine> {
+  const options = { tokenTtlMs: settings.TOKEN_TTL_SECONDS * 1_000, log, ...more };
+  if (settings.REDIS_URL === undefined) {
     const { SqliteEngine } = await import("./engine/sqlite.ts");
-    return SqliteEngine.open({ folder: DATA, tokenTtlMs, log });
+    return SqliteEngine.open({ folder: settings.DATA, ...options });
   }
   const { RedisEngine } = await import("./engine/redis.ts");
-  return RedisEngine.open(REDIS_URL, { tokenTtlMs, log });
-}
-
-declare const BUNDLED: Assets | undefined;
-declare const VERSION: string | undefined;
-
-/** The version of this service. From source it is read from package.json. */
-const readVersion = (): string =>
-  typeof VERSION === "undefined"
-    ? (JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")) as { version: string }).version
-    : VERSION;
-
-function readAssets(): Assets {
-  if (typeof BUNDLED !== "undefined") return BUNDLED;
-  const folder = new URL("dist/", import.meta.url);
-  return Object.fromEntries(ASSETS.map((name) => [name, readFileSync(new URL(name, folder), "utf8")])) as Assets;
+  return RedisEngine.open(settings.REDIS_URL, options);
 }
 
 /** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
@@ -1638,7 +1622,22 @@ const untilSignal = (...signals: NodeJS.Signals[]) =>
 
 const LAST_LINES_MS = 500;
 
+/** Serves, or does what the command line says instead. */
 async function main(): Promise<void> {
+  const command = readCommand(process.argv.slice(2));
+  if (command.name === "serve") await runService();
+  else
+    await runCommand(command, readVersion, async (options) => {
+      const settings = readSettings(process.env);
+      const sites = new AllowedSites(settings.SITES);
+      const store = await openEngine(settings, options);
+      return { store, siteName: (name) => sites.forImport(name), pageName };
+    });
+  process.exit(0);
+}
+
+/** Serves until a signal comes. */
+async function runService(): Promise<void> {
   const openFiles = openFilesLimit();
   const settings = readSettings(process.env, openFiles);
   const engine = await openEngine(settings);
@@ -1650,7 +1649,6 @@ async function main(): Promise<void> {
   log("info", "stopping", { pages: service.connections.size });
   await stop();
   await flushLog(LAST_LINES_MS);
-  process.exit(0);
 }
 
 if (import.meta.main) {
