@@ -41,6 +41,7 @@
  */
 
 import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
+import { existsSync } from "node:fs";
 import process from "node:process";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
@@ -1135,7 +1136,7 @@ export function createApp(options: AppOptions): Hono<App> {
   });
   addOwnPages(app, assets, settings.TRUST_PROXY);
   addCheckRoute(app, options);
-  addHealthRoutes(app, connections, refuse);
+  addHealthRoutes(app, connections, journal, refuse);
   app.options("*", answerPreflight);
   app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {
@@ -1146,11 +1147,14 @@ export function createApp(options: AppOptions): Hono<App> {
   return app;
 }
 
-function addHealthRoutes(app: Hono<App>, connections: Connections, refuse: Refuse): void {
+/** A service whose numbers are stale, or whose statistics cannot be written, still takes visitors. */
+function addHealthRoutes(app: Hono<App>, connections: Connections, journal: Journal, refuse: Refuse): void {
   app.get("/healthz", (c) => c.text("ok"));
-  app.get("/readyz", (c) =>
-    connections.isDraining ? refuse(c, "draining") : c.text(connections.stale ? "ok, stale" : "ok"),
-  );
+  app.get("/readyz", (c) => {
+    if (connections.isDraining) return refuse(c, "draining");
+    const troubles = [connections.stale && "stale", journal.isFailing && "statistics cannot be written"];
+    return c.text(["ok", ...troubles.filter((trouble) => trouble !== false)].join(", "));
+  });
 }
 
 function answerPreflight(c: Context): Response {
@@ -1574,8 +1578,14 @@ function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Sig
  * Counts the visitors who were online before a restart, and starts the timers.
  * @returns a function that stops the service: it hands over, sends all pages away, and writes everything
  */
-export async function startService({ engine, rooms, connections, clock }: Service): Promise<() => Promise<void>> {
-  const held = await engine.held().catch((error: unknown) => {
+export async function startService({
+  engine,
+  signer,
+  rooms,
+  connections,
+  clock,
+}: Service): Promise<() => Promise<void>> {
+  const held = await engine.held(signer.fingerprint).catch((error: unknown) => {
     report(error); // a dip is better than no service
     return [];
   });
@@ -1583,12 +1593,22 @@ export async function startService({ engine, rooms, connections, clock }: Servic
   for (const member of held) rooms.hold(member, now + HOLD_MS, now);
   const stopTimers = connections.start();
   return async () => {
-    await engine.hold(rooms.members()).catch(report); // before any page leaves
+    await engine.hold(rooms.members(), signer.fingerprint).catch(report); // before any page leaves
     await connections.drain();
     stopTimers();
     await connections.record();
     await engine.close();
   };
+}
+
+/** Numbers that an engine does not use are easily taken for lost ones. */
+function warnOfUnusedData({ REDIS_URL, DATA }: Settings): void {
+  const file = `${DATA}/headcount.db`;
+  if (REDIS_URL === undefined || !existsSync(file)) return;
+  log("warn", "DATA holds numbers that are not used, because REDIS_URL is set", {
+    file,
+    advice: "to move them, run headcount export without REDIS_URL, and headcount import with it (docs/operate.md)",
+  });
 }
 
 /** Loads the engine that the settings ask for, and only that one. */
@@ -1640,6 +1660,7 @@ async function main(): Promise<void> {
 async function runService(): Promise<void> {
   const openFiles = openFilesLimit();
   const settings = readSettings(process.env, openFiles);
+  warnOfUnusedData(settings);
   const engine = await openEngine(settings);
   const service = await createService({ settings, engine, assets: readAssets(), version: readVersion(), openFiles });
   const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over

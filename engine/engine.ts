@@ -130,10 +130,13 @@ export interface TokenStore {
 
 /** Keeps the visitors of this node counted while it restarts. */
 export interface HandOver {
-  /** Keeps who is online. The node stops now. */
-  hold(members: Iterable<Member>): Promise<void>;
-  /** Who was online here when the node stopped, if that was a moment ago and no other node counts them. Empties itself. */
-  held(): Promise<Member[]>;
+  /** Keeps who is online. The node stops now. @param signer the fingerprint of the secret that signed these visitors */
+  hold(members: Iterable<Member>, signer: string): Promise<void>;
+  /**
+   * Who was online here when the node stopped, if that was a moment ago and no other node counts them. Empties itself.
+   * @param signer visitors whom another secret signed are not returned: they come back with new ids, and would count twice
+   */
+  held(signer: string): Promise<Member[]>;
 }
 
 /** Keeps reading times and peaks. */

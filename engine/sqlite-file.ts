@@ -34,6 +34,9 @@ const SETTINGS = `
   PRAGMA journal_mode = WAL;
   PRAGMA synchronous = NORMAL`;
 
+/** Whether the folder or the file is not writable, or cannot be made, until its owner changes something. */
+const isForbidden = (error: unknown): boolean =>
+  /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|EISDIR|readonly database/.test(messageOf(error));
 const isBroken = (error: unknown): boolean => /malformed|not a database/.test(messageOf(error));
 
 export class SqliteFile {
@@ -54,15 +57,16 @@ export class SqliteFile {
   }
 
   /**
-   * Opens the file, and makes it where there is none. A file that cannot be opened now is tried again at each use.
-   * @throws {Error} when a newer version of the service wrote the file
+   * Opens the file, and makes it where there is none. A file that is locked or broken, or on a full disk, is tried again at
+   * each use.
+   * @throws {Error} when a newer version of the service wrote the file, or this process may not write to it
    */
   static open(path: string, log: Log): SqliteFile {
     const file = new SqliteFile(path, log);
     try {
       file.#use();
     } catch (error) {
-      if (error instanceof NewerFileError) throw file.#failureOf(error);
+      if (error instanceof NewerFileError || isForbidden(error)) throw file.#failureOf(error);
       // deliberate: whoever needs the file first reports the failure
     }
     return file;

@@ -85,8 +85,11 @@ const addImports: Migration = (database) =>
       PRIMARY KEY (import, page)) STRICT, WITHOUT ROWID;
   `);
 
+/** Held visitors are of no use to a service with another secret. */
+const addSigners: Migration = (database) => database.exec("ALTER TABLE held ADD COLUMN signer TEXT");
+
 /** One entry per version of the file. `PRAGMA user_version` says how many were applied. Add entries, never change one. */
-const MIGRATIONS = [createTables, giveIds, addTotals, addImports];
+const MIGRATIONS = [createTables, giveIds, addTotals, addImports, addSigners];
 
 /** A newer version of the service wrote the file, and this version does not know what the file means. */
 export class NewerFileError extends Error {

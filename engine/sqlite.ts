@@ -43,8 +43,8 @@ export interface Options {
 }
 
 const SQL = {
-  hold: "INSERT INTO held VALUES (?, ?, ?, ?)",
-  held: "SELECT site, page, visitor FROM held WHERE stopped_at > ?",
+  hold: "INSERT INTO held VALUES (?, ?, ?, ?, ?)",
+  held: "SELECT site, page, visitor FROM held WHERE stopped_at > ? AND (signer = ? OR signer IS NULL)",
 };
 
 /** After a longer stop, visitors have given up or are counted anew: nobody is held any more. */
@@ -69,7 +69,7 @@ export class SqliteEngine implements Engine {
     this.#spent = new SpentNonces(tokenTtlMs);
   }
 
-  /** @throws {Error} when a newer version of the service wrote the file. Any other failure of the file costs statistics only */
+  /** @throws {Error} when a newer version of the service wrote the file, or it is not writable. Other failures cost statistics only */
   static open(options: Options): SqliteEngine {
     return new SqliteEngine(options);
   }
@@ -104,16 +104,18 @@ export class SqliteEngine implements Engine {
     return mintedAt >= this.#acceptsTokensFrom && this.#spent.spend(nonce, now);
   }
 
-  async hold(members: Iterable<Member>): Promise<void> {
+  async hold(members: Iterable<Member>, signer: string): Promise<void> {
     await this.#file.write((database) => {
       const insert = database.prepare(SQL.hold);
-      return inPortions(members, ({ site, page, visitor }) => insert.run(site, page ?? null, visitor, Date.now()));
+      return inPortions(members, ({ site, page, visitor }) =>
+        insert.run(site, page ?? null, visitor, Date.now(), signer),
+      );
     });
   }
 
-  async held(): Promise<Member[]> {
+  async held(signer: string): Promise<Member[]> {
     return this.#file.write((database) => {
-      const rows = database.prepare(SQL.held).all(Date.now() - RESTART_MS) as {
+      const rows = database.prepare(SQL.held).all(Date.now() - RESTART_MS, signer) as {
         site: string;
         page: string | null;
         visitor: string;

@@ -150,7 +150,7 @@ describe("sqlite statistics", () => {
     const turns = { count: 0 };
     const timer = setInterval(() => (turns.count += 1), 1);
     const recorded = engine.record({ readings: many(9_000), peaks: [] }).then(() => ended.push("record"));
-    const held = engine.hold([{ site, page: "/", visitor: "ann" }]).then(() => ended.push("hold"));
+    const held = engine.hold([{ site, page: "/", visitor: "ann" }], "signer").then(() => ended.push("hold"));
     const listed = engine.mostRead(site).then(() => ended.push("list"));
     await Promise.all([recorded, held, listed]);
     clearInterval(timer);
