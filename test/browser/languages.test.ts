@@ -1,7 +1,7 @@
 /** The service's own pages and `data-debug`, in a Chinese and in an American browser. */
 import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import type { BrowserContextOptions } from "playwright-core";
-import { Visitor } from "../support/client.ts";
+import { ask, Visitor } from "../support/client.ts";
 import { authorsText, endSites, serve, tag } from "../support/embedding-site.ts";
 import { suite } from "../support/needs.ts";
 import { startNginx } from "../support/nginx.ts";
@@ -130,10 +130,9 @@ suite("languages", ["chromium"], () => {
       for (const part of words)
         await until(`the console says ${part}`, () => said.some((line) => line.includes(part)), 15_000);
       await page.close();
-      await until(
-        "nobody is left",
-        async () => (await (await fetch(`${service.url}/count?site=localhost`)).json()).site === 0,
-      );
+      const isEmpty = async (): Promise<boolean> =>
+        (await ask(service.url, "GET /count?site=localhost")).json.site === 0;
+      await until("nobody is left", isEmpty);
     }
   });
 

@@ -47,7 +47,7 @@ test("texts: both languages have places for the same values", () => {
 
 test("texts: Chinese is written in Chinese, but for names", () => {
   const same = english.flatMap(([name, [text]]) => (chinese.get(name)?.[0] === text ? [text] : []));
-  expect([...new Set(same)].toSorted()).toEqual(["JSON", "WebSocket", "p90"]);
+  expect(new Set(same)).toEqual(new Set(["JSON", "WebSocket", "p90"]));
 });
 
 test("texts: HTML has no words of its own", () => {

@@ -138,7 +138,7 @@ export const dashboardPage: TextsOf<typeof en.dashboardPage> = {
   quarter: "90 天",
   chart: "在线人数随时间的变化",
   zoom: "拖动可放大，双击还原。",
-  daysTitle: '<span class="views">浏览量</span>与<span class="visitors">访客数</span>',
+  daysTitle: '<span class="views">浏览量</span> 与 <span class="visitors">访客数</span>',
   daysShown: "显示的天数",
   month: "30 天",
   year: "1 年",
@@ -200,7 +200,7 @@ export const days: TextsOf<typeof en.days> = {
   views: { other: "{count} 次浏览" },
   visitors: { other: "{count} 位访客" },
   days: { other: "{count} 天" },
-  sum: "{days}内{views} · 最高：{date}，{most} 次",
+  sum: "{days}内 {views} · 最高：{date}，{most} 次",
   nothing: "没有统计到任何访问。",
   notLoaded: "无法读取每日数据：{reason}",
 };
