@@ -169,6 +169,7 @@ suite("under a path", ["chromium", "nginx", "openssl"], () => {
     for (const [name, path] of [
       ["Docs", "docs"],
       ["Check", "check"],
+      ["Dashboard", "dashboard"],
     ] as const) {
       await page.goto(`${url}/headcount/`);
       await page.getByRole("link", { name }).click();

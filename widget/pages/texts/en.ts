@@ -29,6 +29,8 @@ export const homePage = {
   docsFor: "settings, attributes, privacy",
   check: "Check",
   checkFor: "tests your installation",
+  dashboard: "Dashboard",
+  dashboardFor: "history and reading times, for the operator",
 };
 
 /** home.ts */

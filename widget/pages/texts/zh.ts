@@ -26,6 +26,8 @@ export const homePage: TextsOf<typeof en.homePage> = {
   docsFor: "设置、属性、隐私",
   check: "检测",
   checkFor: "看看安装得对不对",
+  dashboard: "仪表盘",
+  dashboardFor: "历史与阅读时长，站长专用",
 };
 
 export const home: TextsOf<typeof en.home> = {
