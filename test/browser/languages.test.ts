@@ -99,6 +99,10 @@ suite("languages", ["chromium"], () => {
         await page.locator("#reading tr").first().waitFor();
         const text = await page.locator("main").innerText();
         expect([han.test(text), english.test(text)]).toEqual(language === "en" ? [false, true] : [true, false]);
+        const labels = await page.locator(".now dt, #node dt, #columns th").allTextContents();
+        expect(labels.length).toBe(20);
+        const wrong = labels.filter((label) => han.test(label) !== (language === "zh-CN") && label !== "p90");
+        expect(wrong).toEqual([]);
         expect(await page.locator("#reading td").nth(1).innerText()).toBe(
           language === "en" ? "10m 19s" : "10分钟 19秒",
         );

@@ -8,7 +8,7 @@ import { createChart, type History } from "./chart.ts";
 import { createDays } from "./days.ts";
 import { counted, locale, number } from "./locale.ts";
 import { visible } from "./visible.ts";
-import { fill } from "./words.ts";
+import { type Counted, fill } from "./words.ts";
 
 interface State {
   /** Not on a public dashboard, as the refusals. */
@@ -209,8 +209,13 @@ function showNow({ node, sites }: State): void {
 }
 
 function showTotals(totals: Site["totals"]): void {
-  const sums = { today: totals?.today, "all-visitors": totals?.visitors, "all-views": totals?.total };
-  for (const [id, sum] of Object.entries(sums)) {
+  const sums: [id: string, sum: number | undefined, words: Counted][] = [
+    ["today", totals?.today, texts.today],
+    ["all-visitors", totals?.visitors, texts.allVisitors],
+    ["all-views", totals?.total, texts.allViews],
+  ];
+  for (const [id, sum, words] of sums) {
+    write(byId(`${id}-word`), counted(words, sum ?? 0));
     write(byId(id), sum === undefined ? "–" : (sum < MILLION ? number : compact).format(sum));
     byId(id).title = sum === undefined ? "" : number.format(sum);
   }

@@ -173,6 +173,9 @@ export const dashboardPage = {
 export const dashboard = {
   peopleNow: { one: "person now", other: "people now" },
   openPages: { one: "open page", other: "open pages" },
+  today: { one: "visitor today", other: "visitors today" },
+  allVisitors: { one: "visitor ever", other: "visitors ever" },
+  allViews: { one: "view ever", other: "views ever" },
   title: "{count} online now – Headcount",
   notReachableTitle: "Not reachable – Headcount",
   fewer: "Show fewer",

@@ -158,6 +158,9 @@ export const dashboardPage: TextsOf<typeof en.dashboardPage> = {
 export const dashboard: TextsOf<typeof en.dashboard> = {
   peopleNow: { other: "人在线" },
   openPages: { other: "个打开的页面" },
+  today: { other: "今日访客" },
+  allVisitors: { other: "总访客数" },
+  allViews: { other: "总浏览量" },
   title: "{count} 人在线 – Headcount",
   notReachableTitle: "无法连接 – Headcount",
   fewer: "收起",
