@@ -13,18 +13,12 @@
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, renameSync } from "node:fs";
 import { dirname } from "node:path";
 import type { DatabaseSync } from "node:sqlite";
-import { type Log, messageOf } from "./engine.ts";
+import { ImportRefusal, type Log, messageOf } from "./engine.ts";
 import { migrate, NewerFileError } from "./sqlite-schema.ts";
+import { addSecret, allSecrets, type Secret } from "./sqlite-secrets.ts";
 
 /** Imported here, and not above, so that a bundle on a runtime without it can still say that this is the wrong runtime. */
 const sqlite = await import("node:sqlite");
-
-/** A row of the table `secrets`. */
-interface Secret {
-  readonly kind: string;
-  readonly name: string;
-  readonly value: string;
-}
 
 const MEMORY = ":memory:";
 const SIDE_FILES = ["", "-journal", "-wal", "-shm"];
@@ -48,7 +42,7 @@ export class SqliteFile {
   readonly #log: Log;
   /** undefined until it is first used, and after a failure: the next use opens the file again. */
   #database: DatabaseSync | undefined;
-  #lastWrite: Promise<unknown> = Promise.resolve();
+  #lastTransaction: Promise<unknown> = Promise.resolve();
   #nextCheckpointAt = 0;
   #filesSetAside = 0;
   /** The secrets of a file that is gone, for the next one. */
@@ -88,27 +82,40 @@ export class SqliteFile {
 
   /**
    * Does the work in one transaction. Writes wait for each other.
+   * @throws {ImportRefusal} when the work refuses; then nothing was changed
    * @throws {Error} when the file cannot be used; then nothing was changed
    */
   write<Result>(work: (database: DatabaseSync) => Result | Promise<Result>): Promise<Result> {
-    const write = this.#lastWrite.then(() => this.#transact(work));
-    this.#lastWrite = write.catch(() => {}); // the caller gets the error
-    return write;
+    return this.#inTurn("BEGIN IMMEDIATE", work);
   }
 
-  /** Ends when all writes have ended. */
+  /**
+   * Reads several things as they are at one moment. Other processes may write meanwhile.
+   * @throws {Error} when the file cannot be used
+   */
+  readAtOnce<Result>(work: (database: DatabaseSync) => Result): Promise<Result> {
+    return this.#inTurn("BEGIN", work);
+  }
+
+  /** Ends when all transactions have ended. */
   async close(): Promise<void> {
-    await this.#lastWrite;
+    await this.#lastTransaction;
     if (this.#database !== undefined) this.#checkpoint(this.#database);
     this.#database?.close();
     this.#database = undefined;
   }
 
-  async #transact<Result>(work: (database: DatabaseSync) => Result | Promise<Result>): Promise<Result> {
+  #inTurn<Result>(begin: string, work: (database: DatabaseSync) => Result | Promise<Result>): Promise<Result> {
+    const turn = this.#lastTransaction.then(() => this.#transact(begin, work));
+    this.#lastTransaction = turn.catch(() => {}); // the caller gets the error
+    return turn;
+  }
+
+  async #transact<Result>(begin: string, work: (database: DatabaseSync) => Result | Promise<Result>): Promise<Result> {
     try {
       this.#noticeDeletion();
       const database = this.#use();
-      database.exec("BEGIN IMMEDIATE");
+      database.exec(begin);
       const result = await work(database);
       database.exec("COMMIT");
       const now = performance.now();
@@ -118,7 +125,9 @@ export class SqliteFile {
       }
       return result;
     } catch (error) {
-      throw this.#failureOf(error);
+      if (!(error instanceof ImportRefusal)) throw this.#failureOf(error);
+      this.#database?.exec("ROLLBACK");
+      throw error;
     }
   }
 
@@ -151,8 +160,7 @@ export class SqliteFile {
     migrate(this.#database, () =>
       this.#log("info", "the database is brought to a newer version", { file: this.#path }),
     );
-    const put = this.#database.prepare("INSERT OR IGNORE INTO secrets VALUES (?, ?, ?)");
-    for (const { kind, name, value } of this.#rescuedSecrets) put.run(kind, name, value);
+    for (const secret of this.#rescuedSecrets) addSecret(this.#database, secret);
     this.#rescuedSecrets = [];
   }
 
@@ -189,8 +197,8 @@ export class SqliteFile {
 
   #rescueSecrets(): void {
     try {
-      const secrets = this.#database?.prepare("SELECT kind, name, value FROM secrets").all() ?? [];
-      if (secrets.length > 0) this.#rescuedSecrets = secrets as unknown as Secret[];
+      const secrets = this.#database === undefined ? [] : allSecrets(this.#database);
+      if (secrets.length > 0) this.#rescuedSecrets = secrets;
     } catch {
       // deliberate: they are lost, and every visitor will be a new one after a restart
     }

@@ -158,11 +158,11 @@ export class Journal {
     return peakChanged || medianChanged;
   }
 
-  /** The highest count of the site in 24 hours as pages are told it: at most a minute old, and never below the current total. */
+  /** The highest count of the site in 24 hours as pages are told it: at most a minute old, and never below the current count. */
   dayPeak(site: LiveRoom): number | undefined {
     const cached = this.#dayPeaks.get(site);
     if (cached?.value === undefined) return undefined;
-    cached.value = Math.max(cached.value, site.total ?? 0);
+    cached.value = Math.max(cached.value, site.count ?? 0);
     return cached.value;
   }
 

@@ -149,13 +149,18 @@ describe("sqlite file", () => {
     await before.close();
     const database = new DatabaseSync(join(folder, "headcount.db"));
     database.exec(`DROP TABLE days; DROP TABLE day_visitors; ALTER TABLE sites DROP COLUMN total;
-      ALTER TABLE sites DROP COLUMN visitors; ALTER TABLE pages DROP COLUMN views; PRAGMA user_version = 2`);
+      ALTER TABLE sites DROP COLUMN visitors; ALTER TABLE pages DROP COLUMN views;
+      DROP TABLE imports; DROP TABLE imported_pages; DROP TABLE secrets;
+      CREATE TABLE secrets (kind TEXT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL) STRICT;
+      INSERT INTO secrets VALUES ('signing', '', 'the secret'), ('day', '100', 'the key');
+      PRAGMA user_version = 2`);
     database.close();
     const bytesBefore = bytesRead();
     const engine = sqlite(folder);
     const { size } = statSync(join(folder, "headcount.db"));
     expect(bytesRead() - bytesBefore).toBeLessThan(2 * size); // SQLite checks the rows of a table that gets a column
     expect(await engine.siteTotals(site, 0)).toEqual({ total: 0, visitors: 0, today: 0 });
+    expect([await engine.secret("signing", ""), await engine.secret("day", "100")]).toEqual(["the secret", "the key"]);
     expect(await engine.mostRead(site)).toHaveLength(MAX_MOST_READ);
     await engine.close();
   });

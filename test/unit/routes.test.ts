@@ -289,7 +289,7 @@ describe("routes", () => {
     expect(Math.max(...week.points.map(({ peak }) => peak))).toBe(2_005);
     for (const { minute } of week.points) expect(minute % week.step).toBe(0);
     expect((await history("quarter")).step).toBe(180);
-    expect(await history("constructor")).toMatchObject({ status: 404 });
+    expect(await history("constructor")).toMatchObject({ status: 400 });
   });
 
   test("routes: while the service drains it is alive but not ready, and newcomers are told when to come back", async () => {
