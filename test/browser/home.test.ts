@@ -1,7 +1,7 @@
 /** The home page in Chromium, and a browser that says it is headless. */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { endChromium, launch, userAgent } from "../support/chromium.ts";
-import { ask } from "../support/client.ts";
+import { ask, Visitor } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
 import { authorsText, endSites, serve, tag } from "../support/embedding-site.ts";
@@ -36,6 +36,22 @@ suite("home", ["chromium"], () => {
     await elsewhere.locator('[data-headcount][data-headcount-state="live"]').waitFor({ timeout: 5000 });
     expect(await elsewhere.locator("[data-headcount]").textContent()).toBe("1");
     await context.close();
+  });
+});
+
+suite("home of another site", ["chromium"], () => {
+  test("with ?site= the home page shows the numbers of that site, or says why there are none", async () => {
+    const service = await Service.start("bun", { SITES: "blog.example" });
+    const reader = await new Visitor(service.url, "https://blog.example").open("/post");
+    const page = await (await launch()).newPage({ userAgent });
+    await page.goto(`${service.url}/?site=blog.example`);
+    await page.getByText("numbers of blog.example").waitFor();
+    expect(await page.locator(".now strong").textContent()).toBe("1");
+    expect(await page.locator("dd", { hasText: /^1$/ }).count()).toBe(5); // site, peak, total, visitors, today
+    await page.goto(`${service.url}/?site=other.example`);
+    await page.getByText("There are no numbers of other.example. This site is not one of the SITES").waitFor();
+    reader.vanish();
+    await page.close();
   });
 });
 

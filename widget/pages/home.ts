@@ -1,6 +1,8 @@
-/** The home page: words for what the widget says in numbers, and the copy button. */
+/** The home page: words for what the widget says in numbers, the numbers of another site (`?site=`), and the copy button. */
 import { home as texts } from "#texts";
 import type { HeadcountState } from "../headcount.d.ts";
+import { number } from "./locale.ts";
+import { fill } from "./words.ts";
 
 const byId = (id: string) => document.getElementById(id)!;
 
@@ -18,9 +20,42 @@ const write = (id: string, text: string) => {
 // The service does not know under which path a proxy serves it, and the browser does.
 write("address", `"${new URL("widget.js", location.origin + location.pathname).href}"`);
 
-document.addEventListener("headcount", ({ detail: { state } }) => {
-  write("hint", HINTS[state]);
-});
+const ASK_MS = 10_000;
+const NUMBERS_OF_SITE = new Set(["site", "peak", "total", "visitors", "today"]);
+
+/** Shows the numbers of another site. The widget leaves the elements alone, because they lose their attribute. */
+function showSite(site: string): void {
+  const elements = new Map<string, Element>();
+  for (const element of document.querySelectorAll("dd[data-headcount]")) {
+    const kind = element.getAttribute("data-headcount") || "site";
+    element.removeAttribute("data-headcount");
+    elements.set(kind, element);
+    element.parentElement!.hidden = !NUMBERS_OF_SITE.has(kind);
+  }
+  const now = document.querySelector(".now strong")!;
+  now.removeAttribute("data-headcount");
+
+  const ask = async () => {
+    try {
+      const response = await fetch(
+        new URL(`count?site=${encodeURIComponent(site)}`, location.origin + location.pathname),
+      );
+      const answer = await response.json();
+      if (!response.ok) return write("hint", fill(texts.siteFailed, { site, reason: answer.detail }));
+      for (const [kind, element] of elements) element.textContent = number.format(answer[kind] ?? 0);
+      now.textContent = number.format(answer.site);
+      write("hint", fill(answer.stale ? texts.siteStale : texts.siteShown, { site }));
+    } catch {
+      write("hint", texts.stale);
+    }
+    setTimeout(ask, ASK_MS);
+  };
+  void ask();
+}
+
+const askedSite = new URLSearchParams(location.search).get("site");
+if (askedSite !== null) showSite(askedSite);
+else document.addEventListener("headcount", ({ detail: { state } }) => write("hint", HINTS[state]));
 
 /** Copies the lines to paste; without a clipboard (plain HTTP has none) selects them, ready for the keyboard. */
 async function copy(): Promise<string> {
