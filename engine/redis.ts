@@ -284,6 +284,10 @@ export class RedisEngine implements Engine {
     return this.#statistics.highest(site);
   }
 
+  firstMinute(site: string): Promise<number | undefined> {
+    return this.#statistics.firstMinute(site);
+  }
+
   countVisitors(entries: readonly VisitorEntry[]): Promise<void> {
     return this.#totals.countVisitors(entries);
   }
