@@ -208,8 +208,13 @@ function showNow({ node, sites }: State): void {
 }
 
 function showTotals(totals: Site["totals"]): void {
-  const sums = { today: totals?.today, "all-visitors": totals?.visitors, "all-views": totals?.total };
-  for (const [id, sum] of Object.entries(sums)) {
+  const sums: [id: string, sum: number | undefined, word: string, when: string][] = [
+    ["today", totals?.today, "visitor", "today"],
+    ["all-visitors", totals?.visitors, "visitor", "ever"],
+    ["all-views", totals?.total, "view", "ever"],
+  ];
+  for (const [id, sum, word, when] of sums) {
+    write(byId(`${id}-word`), `${sum === 1 ? word : `${word}s`} ${when}`);
     write(byId(id), sum === undefined ? "–" : (sum < MILLION ? number : compact).format(sum));
     byId(id).title = sum === undefined ? "" : number.format(sum);
   }
