@@ -3,11 +3,14 @@
  * Prints the sizes; fails when the widget is over its budget. Runs on Bun and on Deno.
  */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { type BuildOptions, buildSync } from "esbuild";
+import { Marked, type Tokens } from "marked";
 import { minify_sync as minify } from "terser";
-import { ASSETS, type Assets } from "./edge/pages.ts";
+import { ASSETS, type Assets, DOCUMENTS, type Language } from "./edge/pages.ts";
+import * as en from "./widget/pages/texts/en.ts";
+import * as zh from "./widget/pages/texts/zh.ts";
 
 /** Bytes of Brotli, paid by every visitor of every site. Lower a budget when its script gets smaller; never raise it. */
 const BUDGETS: Record<string, number> = { "widget.js": 1600, "busuanzi.js": 2200 };
@@ -17,6 +20,12 @@ const BUDGETS: Record<string, number> = { "widget.js": 1600, "busuanzi.js": 2200
  * A random search found this one among 30,000. It fits this text of the widget: after a larger change, search again.
  */
 const LETTERS = "rtolv_dMpzQuxiqLcafKOeyJNmZwYUnXsAWkTHbChVDGRSE$IgjPFB";
+
+/** What stands for `{{language}}` in a page, and the file that stands for `#texts` in its script. */
+const LANGUAGE_TAGS: Record<Language, string> = { en: "en", zh: "zh-CN" };
+const textsFile = (language: Language) => `./widget/pages/texts/${language}.ts`;
+/** zh.ts checks the texts of each section by itself; this is where a whole section that is missing does not compile. */
+const TEXTS: Record<Language, Record<keyof typeof en, object>> = { en, zh };
 
 const here = import.meta.dirname;
 const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8")) as { version: string };
@@ -31,6 +40,7 @@ function bundleWithInputs(entry: string, options: BuildOptions): { text: string;
     bundle: true,
     write: false,
     legalComments: "none",
+    charset: "utf8", // a Chinese character takes 3 bytes so, and 6 as an escape
     logLevel: "error",
     ...options,
   });
@@ -51,10 +61,11 @@ function notices(files: string[]): string {
 }
 
 /** A script or a style sheet for browsers: minified, and the script without names of its own in the page. */
-export function browser(entry: string): string {
+export function browser(entry: string, language: Language = "en"): string {
   // Without `tsconfigRaw`, esbuild writes "use strict" into every script, as tsconfig.json asks: bytes without effect.
   const format = entry.endsWith("debug.ts") ? "esm" : "iife"; // the widget imports that one, so it is a module
-  const text = bundle(entry, { minify: true, format, target: "es2020", tsconfigRaw: "{}" });
+  const alias = { "#texts": textsFile(language) };
+  const text = bundle(entry, { minify: true, format, target: "es2020", tsconfigRaw: "{}", alias });
   if (!/(widget|busuanzi)\.ts$/.test(entry)) return text;
   return minify(text, { ecma: 2020, mangle: { nth_identifier: { get: nthName } } }).code!; // 50 bytes less, in every page
 }
@@ -66,21 +77,66 @@ function nthName(index: number): string {
 
 /**
  * A page as one text: `<link rel="stylesheet" href="x.css">` and `<script src="x.ts"></script>` of its own folder become
- * inline elements with the nonce that a strict CSP asks for, and its icon a `data:` URL. The service fills `{{nonce}}`
- * and `{{origin}}` in.
+ * inline elements with the nonce that a strict CSP asks for, its icon a `data:` URL, and `{{section.key}}` a text of the
+ * language. The service fills `{{nonce}}` and `{{origin}}` in.
  */
-function page(entry: string): string {
+function page(entry: string, language: Language): string {
   const file = (name: string) => join(dirname(entry), name);
   return read(entry)
+    .replace("{{language}}", LANGUAGE_TAGS[language])
+    .replace(/\{\{(\w+)\.(\w+)\}\}/g, (_, section: keyof typeof en, key: string) => {
+      const text: unknown = Object.entries(TEXTS[language][section] ?? {}).find(([name]) => name === key)?.[1];
+      if (typeof text !== "string") throw new Error(`Cannot build ${entry}: there is no text ${section}.${key}`);
+      return text;
+    })
     .replace('"icon.svg"', () => `"data:image/svg+xml,${encodeURIComponent(read(file("icon.svg")).trim())}"`)
     .replace(/<link rel="stylesheet" href="([\w.-]+\.css)" *\/?>/g, (_, name) => {
       return `<style nonce="{{nonce}}">${browser(file(name))}</style>`;
     })
     .replace(/<script src="([\w.-]+\.ts)"><\/script>/g, (_, name) => {
-      return `<script nonce="{{nonce}}">${browser(file(name))}</script>`;
+      return `<script nonce="{{nonce}}">${browser(file(name), language)}</script>`;
     })
     .replace(/<!--[^]*?-->/g, "")
     .replace(/\n\s+/g, "\n");
+}
+
+/** The name that GitHub gives to a heading, which links go to. */
+const anchorOf = (heading: string) =>
+  heading
+    .replace(/<[^>]*>|&#?\w+;/g, "")
+    .toLowerCase()
+    .replace(/[^\p{L}\p{M}\p{N}\s_-]/gu, "")
+    .replaceAll(" ", "-");
+
+/** The address of a document below that of the service, for a link as it stands in another document; undefined: not served. */
+function documentAddress(link: string, from: string): string | undefined {
+  const [path = "", anchor] = link.split("#");
+  const target = DOCUMENTS.find((name) => name === join(dirname(from), path));
+  return target && `{{root}}docs/${basename(target)}${anchor === undefined ? "" : `#${anchor}`}`;
+}
+
+/** A Markdown document as a page. Pictures and HTML are left out, and links to files that the service does not have. */
+function documentPage(name: string): string {
+  const markdown = new Marked({
+    renderer: {
+      html: () => "",
+      image: () => "",
+      heading({ tokens, depth }: Tokens.Heading) {
+        const words = this.parser.parseInline(tokens);
+        return `<h${depth} id="${anchorOf(words)}">${words}</h${depth}>\n`;
+      },
+      link({ href, tokens }: Tokens.Link) {
+        const address = /^(https?:|#)/.test(href) ? href : documentAddress(href, name);
+        const words = this.parser.parseInline(tokens);
+        return address === undefined ? words : `<a href="${address.replaceAll("&", "&amp;")}">${words}</a>`;
+      },
+    },
+  });
+  const body = markdown.parse(read(name), { async: false });
+  const title = /<h1[^>]*>(.*?)<\/h1>/.exec(body)?.[1] ?? name;
+  return page("widget/pages/document.html", name.includes("zh-CN") ? "zh" : "en")
+    .replace("{{title}}", () => title)
+    .replace("{{body}}", () => body);
 }
 
 /** The service with all it needs inside: runtime modules stay outside, `BUNDLED` holds the assets, `VERSION` the version. */
@@ -91,6 +147,7 @@ function service(entry: string, assets: Assets): { text: string; inputs: string[
     target: "esnext",
     external: ["bun", "bun:*"],
     define: { BUNDLED: JSON.stringify(assets), VERSION: JSON.stringify(version) },
+    alias: { "jsonc-parser": "jsonc-parser/lib/esm/main.js" }, // its main file loads parts by names that bundlers do not see
     // CommonJS packages ask for runtime modules by `require`, which a module does not have on Deno.
     banner: {
       js: '#!/usr/bin/env bun\nif (typeof Bun === "undefined" && typeof Deno === "undefined") {\n  console.error("Headcount runs on Bun or Deno, not on Node: start it with `bun server.js`, or with `npx headcount`.");\n  process.exit(1);\n}\nimport { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);',
@@ -107,15 +164,15 @@ function report(files: Record<string, string>) {
     brotliCompressSync(text).length,
   ]);
   for (const [name, ...sizes] of [["dist/", "bytes", "gzip", "brotli"], ...rows]) {
-    console.log(String(name).padEnd(12) + sizes.map((size) => String(size).padStart(10)).join(""));
+    console.log(String(name).padEnd(25) + sizes.map((size) => String(size).padStart(10)).join(""));
   }
 }
 
-/** The text of an asset: x.js is bundled from widget/x.ts, x.html from widget/pages/x.html, and the README stays as it is. */
+/** The text of an asset: x.js comes from widget/x.ts, x.zh.html from widget/pages/x.html, and x.md.html from x.md. */
 function asset(name: (typeof ASSETS)[number]): string {
   if (name.endsWith(".js")) return browser(`widget/${name.replace(/js$/, "ts")}`);
-  if (name.endsWith(".html")) return page(`widget/pages/${name}`);
-  return read(name);
+  if (name.endsWith(".md.html")) return documentPage(name.replace(/\.html$/, ""));
+  return page(`widget/pages/${name.replace(/\.\w+\.html$/, ".html")}`, name.endsWith(".zh.html") ? "zh" : "en");
 }
 
 function main() {
@@ -127,7 +184,7 @@ function main() {
     "THIRD-PARTY-NOTICES.txt": notices(server.inputs),
   };
 
-  mkdirSync(join(here, "dist"), { recursive: true });
+  mkdirSync(join(here, "dist/docs"), { recursive: true });
   for (const [name, text] of Object.entries(files)) writeFileSync(join(here, "dist", name), text);
   report(files);
 

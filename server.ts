@@ -19,7 +19,7 @@
  *
  * How a number travels: a connection is admitted → `Rooms` counts its visitor → `tick` returns what has changed →
  * `Connections` sends it. With several nodes, `Rooms` tells the cluster who came or left, and the cluster reports the
- * total of all nodes to `Rooms`; from there the way is the same.
+ * count of all nodes to `Rooms`; from there the way is the same.
  *
  * Who owns what: `Rooms` owns who is counted and which numbers are published; nothing else can change a number.
  * `Connections` owns the sockets, `Guard` the limits, `Journal` the past. Each receives objects under an interface that
@@ -41,9 +41,8 @@
  */
 
 import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import process from "node:process";
-import { URL } from "node:url";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { getCookie, setCookie } from "hono/cookie";
@@ -72,7 +71,7 @@ import {
   userAgentOf,
   webUrl,
 } from "./edge/names.ts";
-import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
+import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
 import {
   type Cluster,
   type Engine,
@@ -83,6 +82,7 @@ import {
   type SharedSettings,
 } from "./engine/engine.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
+import { type EngineOptions, readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
@@ -295,7 +295,7 @@ export interface Room {
   /** For a page: the connections that show it, observers included. */
   readonly audience: ReadonlySet<Viewer>;
   /** How many visitors the room has: on this node or, in a cluster, on all nodes. Undefined until the cluster has told. */
-  readonly total: number | undefined;
+  readonly count: number | undefined;
   /** The number that was sent to the audience last. */
   readonly published: number | undefined;
 }
@@ -330,9 +330,9 @@ export interface Publication {
 interface RoomState extends Room {
   readonly members: Map<string, Presence>;
   readonly audience: Set<Viewer>;
-  total: number | undefined;
+  count: number | undefined;
   published: number | undefined;
-  /** The highest total since `takePeaks` was called last. */
+  /** The highest count since `takePeaks` was called last. */
   highest: number;
 }
 
@@ -341,7 +341,7 @@ interface SiteState extends Site {
   readonly pages: Map<string, RoomState>;
   audience: number;
   dirtySince: number;
-  /** Rooms whose total may differ from the published one. */
+  /** Rooms whose count may differ from the published one. */
   readonly dirty: Set<RoomState>;
   nextPublishAt: number;
 }
@@ -368,8 +368,8 @@ export class Rooms {
   /** Dirty sites that may be published at the next tick, and those that were published a moment ago. */
   readonly #ready = new Set<SiteState>();
   readonly #waiting = new Set<SiteState>();
-  /** Totals that the cluster has reported and that were not applied yet. */
-  readonly #reportedTotals = new Map<RoomState, number>();
+  /** Counts that the cluster has reported and that were not applied yet. */
+  readonly #reportedCounts = new Map<RoomState, number>();
   #nextScan = 0;
   #connections = 0;
 
@@ -398,7 +398,7 @@ export class Rooms {
   /** How many visitors a site has, or one page of it; undefined for a room that this node does not have. */
   count(name: string, page?: string): number | undefined {
     const site = this.#sites.get(name);
-    return (page === undefined ? site?.room : site?.pages.get(page))?.total;
+    return (page === undefined ? site?.room : site?.pages.get(page))?.count;
   }
 
   /** How many connections a visitor has on a site. */
@@ -416,14 +416,14 @@ export class Rooms {
   takePeaks(): { site: string; peak: number }[] {
     return Array.from(this.#sites.values(), ({ room }) => {
       const peak = room.highest;
-      room.highest = room.total ?? 0;
+      room.highest = room.count ?? 0;
       return { site: room.site, peak };
     });
   }
 
   /** Whether `tick` may have something to publish at once. */
   get isDirty(): boolean {
-    return this.#ready.size > 0 || this.#reportedTotals.size > 0;
+    return this.#ready.size > 0 || this.#reportedCounts.size > 0;
   }
 
   /** A connection opens: it joins the audience of its page and, unless it only observes, its visitor is counted. */
@@ -435,7 +435,7 @@ export class Rooms {
     this.#connections += 1;
     this.#enter(viewer, site.room, now);
     this.#show(viewer, room, now);
-    if (site.audience === 1) site.room.published = site.room.total; // the first frame tells it
+    if (site.audience === 1) site.room.published = site.room.count; // the first frame tells it
   }
 
   /** The connection now shows another page of its site. The number of the site cannot change. */
@@ -464,19 +464,19 @@ export class Rooms {
     this.#memberChanged(site, room, member.visitor, true, now);
   }
 
-  /** Takes the total of a room from the cluster. It is applied later, since the cluster may report inside of `open`. */
-  setTotal(room: { readonly site: string }, total: number): void {
-    this.#reportedTotals.set(ownRoom(room), total);
+  /** Takes the count of a room from the cluster: that of all nodes. It is applied later, since the cluster may report inside of `open`. */
+  setCount(room: { readonly site: string }, count: number): void {
+    this.#reportedCounts.set(ownRoom(room), count);
   }
 
   /** Lets the members leave whose grace is over, and returns what is to be published now. */
   tick(now: number): Publication[] {
-    this.#applyReportedTotals(now);
+    this.#applyReportedCounts(now);
     if (now >= this.#nextScan) {
       this.#nextScan = now + SCAN_MS;
       this.#expire(this.#grace, now);
       this.#expire(this.#held, now);
-      this.#applyReportedTotals(now);
+      this.#applyReportedCounts(now);
       for (const site of this.#waiting) if (now >= site.nextPublishAt) this.#ready.add(site);
     }
     const ready = [...this.#ready];
@@ -487,11 +487,11 @@ export class Rooms {
 
   /** Publishes the dirty rooms of a site: to all its pages when the site's number changed, else to the changed pages. */
   #publish(site: SiteState, now: number): Publication[] {
-    const changed = new Set([...site.dirty].filter((room) => room.total !== room.published));
+    const changed = new Set([...site.dirty].filter((room) => room.count !== room.published));
     site.dirty.clear();
     if (changed.size === 0) return [];
     site.nextPublishAt = now + this.#intervalMs();
-    for (const room of changed) room.published = room.total;
+    for (const room of changed) room.published = room.count;
     const siteChanged = changed.has(site.room);
     const pages = siteChanged ? [...site.pages.values()] : [...changed];
     return pages
@@ -499,7 +499,7 @@ export class Rooms {
       .map((page) => ({ site, page, siteChanged, pageChanged: changed.has(page) }));
   }
 
-  /** The first change after a quiet time is published at once. The time until the next one grows with the audience. */
+  /** How long a site that was published rests. The time grows with the number of connections of this node. */
   #intervalMs(): number {
     return Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, this.#connections * INTERVAL_MS_PER_PAGE));
   }
@@ -524,8 +524,8 @@ export class Rooms {
   }
 
   #newRoom(site: string, page: string | undefined): RoomState {
-    const total = this.#cluster === undefined ? 0 : undefined;
-    return { site, page, members: new Map(), audience: new Set(), total, published: total, highest: 0 };
+    const count = this.#cluster === undefined ? 0 : undefined;
+    return { site, page, members: new Map(), audience: new Set(), count, published: count, highest: 0 };
   }
 
   /** The connection joins the audience of a page. */
@@ -533,8 +533,8 @@ export class Rooms {
     viewer.room = room;
     room.audience.add(viewer);
     this.#enter(viewer, room, now);
-    this.#applyReportedTotals(now);
-    if (room.audience.size === 1) room.published = room.total; // the first frame tells it
+    this.#applyReportedCounts(now);
+    if (room.audience.size === 1) room.published = room.count; // the first frame tells it
   }
 
   #enter({ visitor, site }: Viewer, room: RoomState, now: number): void {
@@ -572,23 +572,23 @@ export class Rooms {
     }
   }
 
-  /** A visitor entered or left a room: this node knows the new total itself, or tells the cluster. */
+  /** A visitor entered or left a room: this node knows the new count itself, or tells the cluster. */
   #memberChanged(site: SiteState, room: RoomState, visitor: string, isHere: boolean, now: number): void {
-    if (this.#cluster === undefined) this.#setTotal(site, room, room.members.size, now);
+    if (this.#cluster === undefined) this.#setCount(site, room, room.members.size, now);
     else this.#cluster.changed(room, visitor, isHere);
   }
 
-  #applyReportedTotals(now: number): void {
-    for (const [room, total] of this.#reportedTotals) {
+  #applyReportedCounts(now: number): void {
+    for (const [room, count] of this.#reportedCounts) {
       const site = this.#sites.get(room.site);
-      if (site !== undefined) this.#setTotal(site, room, total, now);
+      if (site !== undefined) this.#setCount(site, room, count, now);
     }
-    this.#reportedTotals.clear();
+    this.#reportedCounts.clear();
   }
 
-  #setTotal(site: SiteState, room: RoomState, total: number, now: number): void {
-    room.total = total;
-    room.highest = Math.max(room.highest, total);
+  #setCount(site: SiteState, room: RoomState, count: number, now: number): void {
+    room.count = count;
+    room.highest = Math.max(room.highest, count);
     if (site.dirty.size === 0) {
       site.dirtySince = now;
       (now >= site.nextPublishAt ? this.#ready : this.#waiting).add(site);
@@ -647,7 +647,7 @@ export class Connection implements Viewer, View {
   pingAt: number;
   awaitsPong = false;
   repeatAt: number;
-  /** When all messages so far would have been allowed at the steady rate (the generic cell rate algorithm). */
+  /** The "theoretical arrival time" of the generic cell rate algorithm: each message moves it on by a second. */
   rateLimitedUntil: number;
 
   constructor(visitor: string, addressKey: string, isContinued: boolean, now: number) {
@@ -756,14 +756,13 @@ export class Connections {
     return this.#open.size;
   }
 
-  /** Why this visitor may not open one more page now; undefined when they may. */
+  /** Why this visitor may not open one more connection now; undefined when they may. */
   refusal(site: string, visitor: string, addressKey: string): Reason | undefined {
     if (this.isDraining) return "draining";
-    const openPages = this.#rooms.connectionsOf(site, visitor);
-    return this.#guard.checkNewPage(addressKey, {
+    return this.#guard.checkNewConnection(addressKey, {
       isObserver: visitor === "",
-      openPages,
-      connections: this.#open.size,
+      ofVisitor: this.#rooms.connectionsOf(site, visitor),
+      ofAll: this.#open.size,
     });
   }
 
@@ -775,7 +774,7 @@ export class Connections {
     connection.repeatAt += REPEAT_MS;
     this.#rooms.open(connection, site, page, now);
     this.#journal.beginView(connection, { isOnlyView: this.#rooms.isOnlyConnection(connection), isContinued }, now);
-    this.#guard.pageOpened(addressKey);
+    this.#guard.connectionOpened(addressKey);
     this.#open.add(connection);
     this.flushSoon();
     return connection;
@@ -822,7 +821,7 @@ export class Connections {
     connection.socket = undefined;
     this.#moved.delete(connection);
     this.#toRefresh.delete(connection);
-    this.#guard.pageClosed(connection.addressKey);
+    this.#guard.connectionClosed(connection.addressKey);
     this.#journal.endView(connection, true, now);
     this.#rooms.close(connection, now);
   }
@@ -835,12 +834,12 @@ export class Connections {
     }
     this.#moved.clear();
     for (const { site, page, siteChanged, pageChanged } of this.#rooms.tick(this.#clock.now())) {
-      const { total } = site.room;
-      const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === total; // or the old one, reached again
+      const { count } = site.room;
+      const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === count; // or the old one, reached again
       const frame = this.#frame({
-        site: siteChanged ? total : undefined,
-        page: pageChanged ? page.total : undefined,
-        peak: isNewPeak ? total : undefined,
+        site: siteChanged ? count : undefined,
+        page: pageChanged ? page.count : undefined,
+        peak: isNewPeak ? count : undefined,
       });
       for (const viewer of page.audience) this.#send(viewer as Connection, frame); // `admit` creates all viewers
       this.#onBroadcast(this.#clock.now() - site.dirtySince);
@@ -965,9 +964,9 @@ export class Connections {
     if (socket.cork === undefined) write();
     else socket.cork(write);
     if (pings) {
-      connection.pingAt = now + this.#heartbeatMs;
+      connection.pingAt = now + this.#heartbeatMs; // on Deno too, which pings by itself, so that repeats keep their time
       connection.awaitsPong = true;
-      this.counters.pings += 1;
+      if (socket.ping !== undefined) this.counters.pings += 1;
     }
     if (repeats) {
       connection.repeatAt = now + REPEAT_MS;
@@ -985,7 +984,7 @@ export class Connections {
     const peak = this.#journal.dayPeak(site.room);
     const read = this.#journal.median(room);
     const totals = this.#totals.numbers(room.site, room.page ?? "");
-    this.#send(connection, this.#frame({ site: site.room.total, page: room.total, peak, read, ...totals, ...more }));
+    this.#send(connection, this.#frame({ site: site.room.count, page: room.count, peak, read, ...totals, ...more }));
   }
 
   #frame(numbers: Numbers): string {
@@ -1004,7 +1003,7 @@ export class Connections {
     }
   }
 
-  /** Counts one more message. */
+  /** Counts one more message. A minute of messages may come at once, since `rateLimitedUntil` may be a minute ahead. */
   #isOverRate(connection: Connection, now: number): boolean {
     connection.rateLimitedUntil = Math.max(connection.rateLimitedUntil, now) + MINUTE_MS / MAX_MESSAGES_PER_MINUTE;
     return connection.rateLimitedUntil > now + MINUTE_MS;
@@ -1094,20 +1093,7 @@ const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read thes
 
 /** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */
 export function createApp(options: AppOptions): Hono<App> {
-  const {
-    settings,
-    allowedSites,
-    guard,
-    rooms,
-    connections,
-    journal,
-    totals,
-    engine,
-    metrics,
-    assets,
-    version,
-    password,
-  } = options;
+  const { settings, allowedSites, guard, rooms: live, connections, journal, totals, engine, metrics, assets } = options;
   const hints = createHints(settings.TRUST_PROXY, allowedSites);
   const refuse: Refuse = (c, reason, detail) => {
     metrics.refused(reason, reason === "origin" ? originOf(c) : undefined);
@@ -1129,36 +1115,29 @@ export function createApp(options: AppOptions): Hono<App> {
     else await next();
     if (c.res.status !== 101 && !PRIVATE_PATH.test(c.req.path)) allowAllOrigins(c); // Deno's 101 must stay as it is
   });
-  app.options("*", (c) => {
-    c.header("Access-Control-Allow-Methods", "GET, POST");
-    c.header("Access-Control-Max-Age", "86400");
-    return c.body(null, 204);
-  });
   addTokenRoute(app, options, refuse);
   addSocketRoute(app, options, refuse);
-  addPublicRoutes(app, { journal, totals, engine, live: rooms, connections, forSite, pageName, paramsOf, refuse });
+  addPublicRoutes(app, { journal, totals, engine, live, connections, forSite, pageName, paramsOf, refuse });
   addStatsRoutes(app, {
     journal,
     totals,
     engine,
-    live: rooms,
+    live,
     listedSites: allowedSites.names,
     connections,
     metrics,
-    version,
+    version: options.version,
     maxConnections: settings.MAX_CONNECTIONS,
-    operatorOnly: operatorOnly(guard, password, refuse),
+    operatorOnly: operatorOnly(guard, options.password, refuse),
     isPublic: settings.PUBLIC_DASHBOARD === "true",
     forSite,
-    refuseUnknown: (c) => refuse(c, "unknown"),
+    refuse,
     titleOf: (reason) => REFUSALS[reason as Reason][1],
   });
   addOwnPages(app, assets, settings.TRUST_PROXY);
   addCheckRoute(app, options);
-  app.get("/healthz", (c) => c.text("ok"));
-  app.get("/readyz", (c) =>
-    connections.isDraining ? refuse(c, "draining") : c.text(connections.stale ? "ok, stale" : "ok"),
-  );
+  addHealthRoutes(app, connections, journal, refuse);
+  app.options("*", answerPreflight);
   app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {
     const clientLeft = c.req.raw.signal.aborted || /^(Http|BadResource)$/.test(error.name); // on Bun, and on Deno
@@ -1166,6 +1145,22 @@ export function createApp(options: AppOptions): Hono<App> {
     return refuse(c, "error");
   });
   return app;
+}
+
+/** A service whose numbers are stale, or whose statistics cannot be written, still takes visitors. */
+function addHealthRoutes(app: Hono<App>, connections: Connections, journal: Journal, refuse: Refuse): void {
+  app.get("/healthz", (c) => c.text("ok"));
+  app.get("/readyz", (c) => {
+    if (connections.isDraining) return refuse(c, "draining");
+    const troubles = [connections.stale && "stale", journal.isFailing && "statistics cannot be written"];
+    return c.text(["ok", ...troubles.filter((trouble) => trouble !== false)].join(", "));
+  });
+}
+
+function answerPreflight(c: Context): Response {
+  c.header("Access-Control-Allow-Methods", "GET, POST");
+  c.header("Access-Control-Max-Age", "86400");
+  return c.body(null, 204);
 }
 
 const refuseOrigin = (c: Context, refuse: Refuse) =>
@@ -1210,7 +1205,7 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
       } catch (error) {
         const isExpected = connections.stale || error instanceof NotYetKnownError; // that the engine is away was reported
         if (!isExpected) report(error);
-        return refuse(c, "journal");
+        return refuse(c, "numbers");
       }
     };
 }
@@ -1267,8 +1262,9 @@ function addSocketRoute(
     const { origin, site } = embedderOf(c);
     if (site === undefined) return refuseOrigin(c, refuse);
     const claims = signer.readToken(origin, queryOf(c, "token") ?? "", engine.wallClock());
+    if (claims === undefined) return refuse(c, "token");
     const stopTimer = metrics.claimDuration.startTimer();
-    const isClaimed = claims !== undefined && (await engine.spend(claims, engine.wallClock()));
+    const isClaimed = await engine.spend(claims, engine.wallClock());
     stopTimer();
     if (!isClaimed) return refuse(c, "token");
     const addressKey = c.get("addressKey");
@@ -1539,10 +1535,10 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const heartbeatMs = settings.HEARTBEAT_SECONDS * 1_000;
   const onBroadcast = (delayMs: number) => metrics.broadcastDelay.observe(delayMs / 1_000);
   const connections = new Connections({ rooms, guard, journal, totals, heartbeatMs, onBroadcast, clock });
-  metrics.watch({ live: rooms, listedSites, connections, journal, engine, droppedLines, version });
+  metrics.watch({ live: rooms, listedSites, connections, journal, totals, engine, droppedLines, version });
   engine.cluster?.listen({
-    total: (room, total) => {
-      rooms.setTotal(room, total);
+    count: (room, count) => {
+      rooms.setCount(room, count);
       connections.flushSoon();
     },
     stale: (stale) => connections.setStale(stale),
@@ -1582,8 +1578,14 @@ function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Sig
  * Counts the visitors who were online before a restart, and starts the timers.
  * @returns a function that stops the service: it hands over, sends all pages away, and writes everything
  */
-export async function startService({ engine, rooms, connections, clock }: Service): Promise<() => Promise<void>> {
-  const held = await engine.held().catch((error: unknown) => {
+export async function startService({
+  engine,
+  signer,
+  rooms,
+  connections,
+  clock,
+}: Service): Promise<() => Promise<void>> {
+  const held = await engine.held(signer.fingerprint).catch((error: unknown) => {
     report(error); // a dip is better than no service
     return [];
   });
@@ -1591,7 +1593,7 @@ export async function startService({ engine, rooms, connections, clock }: Servic
   for (const member of held) rooms.hold(member, now + HOLD_MS, now);
   const stopTimers = connections.start();
   return async () => {
-    await engine.hold(rooms.members()).catch(report); // before any page leaves
+    await engine.hold(rooms.members(), signer.fingerprint).catch(report); // before any page leaves
     await connections.drain();
     stopTimers();
     await connections.record();
@@ -1599,30 +1601,25 @@ export async function startService({ engine, rooms, connections, clock }: Servic
   };
 }
 
-/** Loads the engine that the settings ask for, and only that one. */
-export async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Promise<Engine> {
-  const tokenTtlMs = TOKEN_TTL_SECONDS * 1_000;
-  if (REDIS_URL === undefined) {
-    const { SqliteEngine } = await import("./engine/sqlite.ts");
-    return SqliteEngine.open({ folder: DATA, tokenTtlMs, log });
-  }
-  const { RedisEngine } = await import("./engine/redis.ts");
-  return RedisEngine.open(REDIS_URL, { tokenTtlMs, log });
+/** Numbers that an engine does not use are easily taken for lost ones. */
+function warnOfUnusedData({ REDIS_URL, DATA }: Settings): void {
+  const file = `${DATA}/headcount.db`;
+  if (REDIS_URL === undefined || !existsSync(file)) return;
+  log("warn", "DATA holds numbers that are not used, because REDIS_URL is set", {
+    file,
+    advice: "to move them, run headcount export without REDIS_URL, and headcount import with it (docs/operate.md)",
+  });
 }
 
-declare const BUNDLED: Assets | undefined;
-declare const VERSION: string | undefined;
-
-/** The version of this service. From source it is read from package.json. */
-const readVersion = (): string =>
-  typeof VERSION === "undefined"
-    ? (JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")) as { version: string }).version
-    : VERSION;
-
-function readAssets(): Assets {
-  if (typeof BUNDLED !== "undefined") return BUNDLED;
-  const folder = new URL("dist/", import.meta.url);
-  return Object.fromEntries(ASSETS.map((name) => [name, readFileSync(new URL(name, folder), "utf8")])) as Assets;
+/** Loads the engine that the settings ask for, and only that one. */
+export async function openEngine(settings: Settings, more: Partial<EngineOptions> = {}): Promise<Engine> {
+  const options = { tokenTtlMs: settings.TOKEN_TTL_SECONDS * 1_000, log, ...more };
+  if (settings.REDIS_URL === undefined) {
+    const { SqliteEngine } = await import("./engine/sqlite.ts");
+    return SqliteEngine.open({ folder: settings.DATA, ...options });
+  }
+  const { RedisEngine } = await import("./engine/redis.ts");
+  return RedisEngine.open(settings.REDIS_URL, options);
 }
 
 /** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
@@ -1645,9 +1642,25 @@ const untilSignal = (...signals: NodeJS.Signals[]) =>
 
 const LAST_LINES_MS = 500;
 
+/** Serves, or does what the command line says instead. */
 async function main(): Promise<void> {
+  const command = readCommand(process.argv.slice(2));
+  if (command.name === "serve") await runService();
+  else
+    await runCommand(command, readVersion, async (options) => {
+      const settings = readSettings(process.env);
+      const sites = new AllowedSites(settings.SITES);
+      const store = await openEngine(settings, options);
+      return { store, siteName: (name) => sites.forImport(name), pageName };
+    });
+  process.exit(0);
+}
+
+/** Serves until a signal comes. */
+async function runService(): Promise<void> {
   const openFiles = openFilesLimit();
   const settings = readSettings(process.env, openFiles);
+  warnOfUnusedData(settings);
   const engine = await openEngine(settings);
   const service = await createService({ settings, engine, assets: readAssets(), version: readVersion(), openFiles });
   const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
@@ -1657,7 +1670,6 @@ async function main(): Promise<void> {
   log("info", "stopping", { pages: service.connections.size });
   await stop();
   await flushLog(LAST_LINES_MS);
-  process.exit(0);
 }
 
 if (import.meta.main) {

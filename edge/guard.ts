@@ -22,8 +22,9 @@ export const REFUSALS = {
   origin: [403, "Origin not allowed", "The request has no Origin that SITES allows"],
   token: [403, "Token not valid", "The token is missing, forged, expired, used, or of another origin"],
   body: [400, "Body not valid", 'The body must be JSON such as {"page":"/path","visitor":"…","observe":true}'],
-  page: [400, "Page name not valid", "A page name has 1 to 1,024 characters and no control characters"],
+  page: [400, "Page name not valid", "A page name has 1 to 1,024 characters, none of them a control character"],
   pages: [400, "Too many pages", "One request may ask for at most 100 pages"],
+  range: [400, "Range not valid", "range must be hour, day, week or quarter; by day it must be month, year or all"],
   badge: [
     400,
     "Badge not valid",
@@ -43,7 +44,7 @@ export const REFUSALS = {
   visitors: [429, "Too many new visitors", "This address brought too many new visitors (MAX_VISITORS_PER_IP)", 60],
   visitor_pages: [429, "Too many open pages", "This visitor has too many open pages (MAX_PAGES_PER_VISITOR)", 30],
   address_pages: [429, "Too many open pages", "This address has too many open pages (MAX_PAGES_PER_IP)", 30],
-  journal: [503, "Not available", "The statistics cannot be read at the moment", 30],
+  numbers: [503, "Not available", "The numbers cannot be read at the moment", 30],
   error: [500, "Internal error", "Something went wrong; the service has logged it"],
   full: [503, "Full", "This service has as many open pages or files as it may have (MAX_CONNECTIONS)", 30],
   draining: [503, "Restarting", "This service is about to restart", 5],
@@ -93,18 +94,18 @@ function probeOpenFiles(): number {
 const saysOutOfFiles = (error: unknown) => /EMFILE|ENFILE/.test(messageOf(error));
 
 /**
- * Returns a function that tells whether no file is left for a page. The system hands out the lowest free number, so a
+ * Returns a function that tells whether no file is left for a connection. The system hands out the lowest free number, so a
  * high number means that all below it are taken. The question costs 4 µs, however many files are open.
  * @param openFiles how many files this process may open
  */
 export function createFileCheck(openFiles: number): () => boolean {
   // The last 5 % (but at least 50 files or a quarter) are for answers to visitors who cannot come in.
-  const forPages = Math.min(openFiles * 0.95, Math.max(openFiles - 50, openFiles * 0.75));
+  const forConnections = Math.min(openFiles * 0.95, Math.max(openFiles - 50, openFiles * 0.75));
   return () => {
     try {
       const file = openSync(devNull, "r");
       closeSync(file);
-      return file >= forPages;
+      return file >= forConnections;
     } catch (error) {
       return saysOutOfFiles(error);
     }
@@ -139,13 +140,13 @@ class RateCounter {
   }
 }
 
-/** A page that wants to open. */
-export interface NewPage {
+/** A connection that wants to open. To users the limits say "pages", since a connection is one open page. */
+export interface NewConnection {
   readonly isObserver: boolean;
-  /** Open pages of the same visitor. */
-  readonly openPages: number;
-  /** Open pages of everybody. */
-  readonly connections: number;
+  /** How many connections the visitor has on the site. */
+  readonly ofVisitor: number;
+  /** How many connections everybody has. */
+  readonly ofAll: number;
 }
 
 /** The settings that the guard enforces. */
@@ -172,8 +173,8 @@ export class Guard {
   readonly #newVisitors = new RateCounter(RATE_WINDOW_MS);
   readonly #wrongPasswords = new RateCounter(RATE_WINDOW_MS);
   readonly #bans = new RateCounter(BAN_MS);
-  /** Open pages by block; bounded by MAX_CONNECTIONS. */
-  readonly #openPages = new Map<string, number>();
+  /** How many connections each block has; bounded by MAX_CONNECTIONS. */
+  readonly #connections = new Map<string, number>();
 
   constructor(limits: Limits, isOutOfFiles: () => boolean = () => false) {
     this.#limits = limits;
@@ -222,25 +223,25 @@ export class Guard {
     return "password";
   }
 
-  /** Whether one more page may open. */
-  checkNewPage(key: string, page: NewPage): Reason | undefined {
+  /** Whether one more connection may open. */
+  checkNewConnection(key: string, connection: NewConnection): Reason | undefined {
     const { MAX_CONNECTIONS, MAX_PAGES_PER_VISITOR, MAX_PAGES_PER_IP } = this.#limits;
-    const places = page.isObserver ? MAX_CONNECTIONS * FULL_FOR_OBSERVERS : MAX_CONNECTIONS;
-    if (page.connections >= places || this.#isOutOfFiles()) return "full";
-    if (page.openPages >= MAX_PAGES_PER_VISITOR) return "visitor_pages";
-    const isFull = ([block, factor]: LimitBlock) => (this.#openPages.get(block) ?? 0) >= MAX_PAGES_PER_IP * factor;
+    const places = connection.isObserver ? MAX_CONNECTIONS * FULL_FOR_OBSERVERS : MAX_CONNECTIONS;
+    if (connection.ofAll >= places || this.#isOutOfFiles()) return "full";
+    if (connection.ofVisitor >= MAX_PAGES_PER_VISITOR) return "visitor_pages";
+    const isFull = ([block, factor]: LimitBlock) => (this.#connections.get(block) ?? 0) >= MAX_PAGES_PER_IP * factor;
     return limitBlocks(key).some(isFull) ? "address_pages" : undefined;
   }
 
-  pageOpened(key: string): void {
-    for (const [block] of limitBlocks(key)) this.#openPages.set(block, (this.#openPages.get(block) ?? 0) + 1);
+  connectionOpened(key: string): void {
+    for (const [block] of limitBlocks(key)) this.#connections.set(block, (this.#connections.get(block) ?? 0) + 1);
   }
 
-  pageClosed(key: string): void {
+  connectionClosed(key: string): void {
     for (const [block] of limitBlocks(key)) {
-      const left = (this.#openPages.get(block) ?? 1) - 1;
-      if (left > 0) this.#openPages.set(block, left);
-      else this.#openPages.delete(block);
+      const left = (this.#connections.get(block) ?? 1) - 1;
+      if (left > 0) this.#connections.set(block, left);
+      else this.#connections.delete(block);
     }
   }
 }

@@ -1,22 +1,57 @@
 /** The service's own pages and scripts, as build.ts made them. */
 
 import { createHash, randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { basename } from "node:path";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import type { Context, Env, Handler, Hono } from "hono";
+import { parseAccept } from "hono/utils/accept";
 import { ownOrigin } from "./names.ts";
+
+/** The languages of the pages, by the subtag that browsers ask for. */
+export const LANGUAGES = ["en", "zh"] as const;
+export type Language = (typeof LANGUAGES)[number];
+
+export const SCRIPTS = ["widget.js", "busuanzi.js", "list.js", "debug.js"] as const;
+export const PAGES = ["home", "check", "dashboard"] as const;
+/** What `/docs` serves, besides the README in two languages. */
+export const DOCUMENTS = [
+  "README.md",
+  "README.zh-CN.md",
+  "SECURITY.md",
+  "CHANGELOG.md",
+  "docs/busuanzi.md",
+  "docs/frameworks.md",
+  "docs/nodes.md",
+  "docs/operate.md",
+  "docs/proxies.md",
+  "docs/recipes.md",
+] as const;
+
+const inLanguage = (page: (typeof PAGES)[number], language: Language) => `${page}.${language}.html` as const;
+const asPage = (document: (typeof DOCUMENTS)[number]) => `${document}.html` as const;
 
 /** Files made by build.ts. The bundled server carries them inside; from source they are read from `dist/`. */
 export const ASSETS = [
-  "widget.js",
-  "busuanzi.js",
-  "list.js",
-  "debug.js",
-  "home.html",
-  "dashboard.html",
-  "check.html",
-  "README.md",
-] as const;
+  ...SCRIPTS,
+  ...PAGES.flatMap((page) => LANGUAGES.map((language) => inLanguage(page, language))),
+  ...DOCUMENTS.map(asPage),
+];
 export type Assets = Record<(typeof ASSETS)[number], string>;
+
+declare const BUNDLED: Assets | undefined;
+declare const VERSION: string | undefined;
+
+const textOf = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), "utf8");
+
+export function readAssets(): Assets {
+  if (typeof BUNDLED !== "undefined") return BUNDLED;
+  return Object.fromEntries(ASSETS.map((name) => [name, textOf(`dist/${name}`)])) as Assets;
+}
+
+/** The version of this service. From source it is read from package.json. */
+export const readVersion = (): string =>
+  typeof VERSION === "undefined" ? (JSON.parse(textOf("package.json")) as { version: string }).version : VERSION;
 
 /** Themes append `busuanzi.pure.mini.js` or `js` to the address that an owner sets. */
 const BUSUANZI_PATHS = ["/busuanzi.js", "/busuanzi.pure.mini.js", "/js"];
@@ -41,30 +76,49 @@ function scriptHandler(text: string): Handler {
 
 /** The best of our encodings that the client accepts (RFC 9110, 12.5.3). */
 function acceptedEncoding(header = ""): "br" | "gzip" | "identity" {
-  const accepts = (name: string) => new RegExp(`(^|[\\s,])${name}(?!\\s*;\\s*q=0(\\.0*)?\\s*(,|$))\\b`).test(header);
-  return accepts("br") ? "br" : accepts("gzip") ? "gzip" : "identity";
+  const isAccepted = (name: string) => new RegExp(`(^|[\\s,])${name}(?!\\s*;\\s*q=0(\\.0*)?\\s*(,|$))\\b`).test(header);
+  return isAccepted("br") ? "br" : isAccepted("gzip") ? "gzip" : "identity";
 }
 
 const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+
+const isLanguage = (tag: string): tag is Language => LANGUAGES.some((own) => own === tag);
+
+/** The first language that the browser asks for and that there is (RFC 9110, 12.5.4). */
+function languageOf(c: Context): Language {
+  const accepted = parseAccept(c.req.header("accept-language") ?? "").filter(({ q }) => q > 0);
+  const byPreference = accepted.toSorted((a, b) => b.q - a.q);
+  return byPreference.map(({ type }) => type.toLowerCase().replace(/-.*/, "")).find(isLanguage) ?? "en";
+}
 
 /**
  * Adds the routes of the scripts and of the service's own pages. The pages run and load nothing but what came with them.
  * @param trustProxy how many proxies are trusted to say whether the browser used https
  */
 export function addOwnPages<E extends Env>(app: Hono<E>, assets: Assets, trustProxy: number): void {
-  const page = (name: keyof Assets) => (c: Context) => {
+  const send = (c: Context, html: string) => {
     const nonce = randomBytes(16).toString("base64");
     const origin = escapeHtml(ownOrigin(c, trustProxy));
     c.header("Content-Security-Policy", CSP.replaceAll("{{nonce}}", nonce));
     c.header("X-Content-Type-Options", "nosniff");
     c.header("Cache-Control", "no-store");
-    return c.html(assets[name].replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
+    c.header("Vary", "Accept-Language");
+    return c.html(html.replaceAll("{{nonce}}", nonce).replaceAll("{{origin}}", () => origin));
   };
+  const page = (name: (typeof PAGES)[number]) => (c: Context) => send(c, assets[inLanguage(name, languageOf(c))]);
   for (const name of ["widget.js", "list.js", "debug.js"] as const) app.get(`/${name}`, scriptHandler(assets[name]));
   const busuanzi = scriptHandler(assets["busuanzi.js"]);
   for (const path of BUSUANZI_PATHS) app.get(path, busuanzi);
-  app.get("/", page("home.html"));
-  app.get("/check", page("check.html"));
-  app.get("/docs", (c) => c.body(assets["README.md"], 200, { "Content-Type": "text/plain; charset=utf-8" }));
-  app.get("/dashboard", page("dashboard.html"));
+  app.get("/", page("home"));
+  app.get("/check", page("check"));
+  app.get("/dashboard", page("dashboard"));
+  // Links in a document begin with {{root}}: the way from its address to the address of the service.
+  const document = (name: (typeof DOCUMENTS)[number], root: string) =>
+    assets[asPage(name)].replaceAll("{{root}}", root);
+  const readme = { en: document("README.md", ""), zh: document("README.zh-CN.md", "") };
+  app.get("/docs", (c) => send(c, readme[languageOf(c)]));
+  for (const name of DOCUMENTS) {
+    const html = document(name, "../");
+    app.get(`/docs/${basename(name)}`, (c) => send(c, html));
+  }
 }

@@ -84,7 +84,7 @@ export class RedisCluster implements Cluster {
     const channel = `${prefix}${link.database}`;
     this.#context = { link, durations: durationsOf(leaseMs), log, prefix, channel };
     this.#siteListener = {
-      total: (room, total) => this.#listener?.total(room, total),
+      total: (room, total) => this.#listener?.count(room, total),
       staleChanged: (site) => this.#updateStale(site),
       messagesMissing: () => this.#reconnectSubscriber(),
       emptied: (site) => this.#remove(site),

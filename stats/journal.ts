@@ -125,6 +125,11 @@ export class Journal {
     view.isRecorded = false;
   }
 
+  /** Whether the last attempt to write has failed. */
+  get isFailing(): boolean {
+    return this.#isFailing;
+  }
+
   /** Gives everything to the engine, views that still go on included. The journal keeps and retries what the engine refuses. */
   async record(views: Iterable<View>, now: number): Promise<void> {
     for (const view of views) this.#measure(view, now);
@@ -158,11 +163,11 @@ export class Journal {
     return peakChanged || medianChanged;
   }
 
-  /** The highest count of the site in 24 hours as pages are told it: at most a minute old, and never below the current total. */
+  /** The highest count of the site in 24 hours as pages are told it: at most a minute old, and never below the current count. */
   dayPeak(site: LiveRoom): number | undefined {
     const cached = this.#dayPeaks.get(site);
     if (cached?.value === undefined) return undefined;
-    cached.value = Math.max(cached.value, site.total ?? 0);
+    cached.value = Math.max(cached.value, site.count ?? 0);
     return cached.value;
   }
 

@@ -1,10 +1,10 @@
-/** What statistics may see of who is here now. The counting service implements these interfaces; nothing here changes it. */
+/** What statistics may see of who is here now. The counting service implements these interfaces. */
 
 import { MAX_UNLISTED_SITES, type RoomName } from "../engine/engine.ts";
 
 export interface LiveRoom extends RoomName {
   /** How many visitors the room has; undefined until that is known. */
-  readonly total: number | undefined;
+  readonly count: number | undefined;
 }
 
 export interface LiveSite {
@@ -19,7 +19,7 @@ export interface LiveSites {
   site(name: string): LiveSite | undefined;
   /** The number of visitors of a site, or of one page of it; undefined for a room that this node does not have. */
   count(site: string, page?: string): number | undefined;
-  /** The highest count of each site since the last call. */
+  /** The highest count of each site since the last call; the next time begins now. */
   takePeaks(): Iterable<{ readonly site: string; readonly peak: number }>;
 }
 
@@ -67,6 +67,6 @@ export const MAX_SHOWN_SITES = 100;
 
 /** The sites with the most visitors, largest first. Sites of SITES come before sites that a Host header invented. */
 export function largestSites(live: LiveSites, listedSites: ReadonlySet<string>): LiveSite[] {
-  const rank = ({ room }: LiveSite) => (room.total ?? 0) + (listedSites.has(room.site) ? 1e9 : 0);
+  const rank = ({ room }: LiveSite) => (room.count ?? 0) + (listedSites.has(room.site) ? 1e9 : 0);
   return [...live.sites()].toSorted((a, b) => rank(b) - rank(a)).slice(0, MAX_SHOWN_SITES);
 }

@@ -14,6 +14,7 @@ export interface Sources {
   readonly listedSites: ReadonlySet<string>;
   readonly connections: LiveConnections;
   readonly journal: { readonly failures: number };
+  readonly totals: { readonly failures: number };
   readonly engine: { readonly failures: number; readonly lostEntries: number };
   readonly droppedLines: () => number;
   readonly version: string;
@@ -90,7 +91,7 @@ export const runtimeName = (): string =>
 /** Registers the gauges, and returns the functions that bring them up to date. */
 function gauges(
   registry: Registry,
-  { live, listedSites, connections, journal, engine, droppedLines, version }: Sources,
+  { live, listedSites, connections, journal, totals, engine, droppedLines, version }: Sources,
 ): (() => void)[] {
   const registers = [registry];
   const { counters } = connections;
@@ -115,7 +116,7 @@ function gauges(
     1,
   );
   return [
-    perSite("headcount_visitors_online", "Distinct visitors", ({ room }) => room.total ?? 0),
+    perSite("headcount_visitors_online", "Distinct visitors", ({ room }) => room.count ?? 0),
     perSite("headcount_pages_online", "Open pages on this node, observers included", ({ audience }) => audience),
     single("headcount_connections", "Open sockets of this node", () => connections.size),
     single("headcount_stale", "1 while the engine is away", () => Number(connections.stale)),
@@ -124,6 +125,7 @@ function gauges(
     single("headcount_pings_lost_total", "Sockets closed because nothing came back", () => counters.silent),
     single("headcount_slow_readers_total", "Sockets closed because too much was unread", () => counters.slow),
     single("headcount_journal_errors_total", "Times the journal could not be written", () => journal.failures),
+    single("headcount_totals_errors_total", "Times visitors could not be counted at once", () => totals.failures),
     single("headcount_engine_errors_total", "Calls of the engine that failed", () => engine.failures),
     single("headcount_statistics_lost_total", "Statistics entries that the engine gave up", () => engine.lostEntries),
     single("headcount_log_lines_dropped_total", "Log lines that nobody read in time", droppedLines),

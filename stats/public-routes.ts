@@ -73,8 +73,8 @@ export function addPublicRoutes<E extends Env>(app: Hono<E>, options: PublicRout
   const answerCount: SiteHandler = async (c, site, page) => {
     c.header("Cache-Control", MAX_AGE);
     const asked = paramsOf(c).getAll("page");
-    const pages = asked.length > 1 ? await countPages(options, site, asked) : undefined;
     if (asked.length > MAX_PAGES) return refuse(c, "pages");
+    const pages = asked.length > 1 ? await countPages(options, site, asked) : undefined;
     if (asked.length > 1 && pages === undefined) return refuse(c, "page");
     const numbers = numbersOf(options, site, page ?? "");
     const [ofSite, peak, ofPage, sums] = await Promise.all([
@@ -109,7 +109,7 @@ export function addPublicRoutes<E extends Env>(app: Hono<E>, options: PublicRout
 /** The numbers of several pages by the names they were asked for. Undefined when a name is not valid. */
 async function countPages(options: PublicRoutesOptions, site: string, asked: readonly string[]) {
   const { live, engine, totals, pageName } = options;
-  const names = asked.slice(0, MAX_PAGES).map(pageName);
+  const names = asked.map(pageName);
   const pages = names.filter((name) => name !== undefined);
   if (pages.length < names.length) return undefined;
   const views = await totals.viewsOf(site, pages);

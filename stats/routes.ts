@@ -26,7 +26,7 @@ export interface StatsRoutesOptions {
   readonly isPublic: boolean;
   /** Wraps a handler that answers for one site, or for one page of it; refuses unknown sites. */
   readonly forSite: (answer: SiteHandler) => Handler;
-  readonly refuseUnknown: (c: Context) => Response;
+  readonly refuse: (c: Context, reason: "range") => Response;
   /** What a reason to refuse is called. */
   readonly titleOf: (reason: string) => string;
 }
@@ -83,7 +83,7 @@ function createLists(store: StatsStore, listedSites: ReadonlySet<string>): (site
 }
 
 function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOptions): void {
-  const { engine, metrics, totals, operatorOnly, isPublic, forSite, refuseUnknown, titleOf } = options;
+  const { engine, metrics, totals, operatorOnly, isPublic, forSite, refuse, titleOf } = options;
   if (!isPublic) app.use("/dashboard/*", operatorOnly);
   app.use("/metrics", operatorOnly);
 
@@ -100,7 +100,7 @@ function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOpti
 
   const answerHistory: SiteHandler = async (c, site) => {
     const minutes = RANGES_MINUTES.get(c.req.query("range") ?? "hour");
-    if (minutes === undefined) return refuseUnknown(c);
+    if (minutes === undefined) return refuse(c, "range");
     const step = Math.ceil(minutes / MAX_CHART_POINTS);
     const to = Math.floor(engine.wallClock() / MINUTE_MS);
     const from = (Math.floor((to - minutes) / step) + 1) * step;
@@ -111,7 +111,7 @@ function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOpti
 
   const answerDays: SiteHandler = async (c, site) => {
     const days = DAY_RANGES.get(c.req.query("range") ?? "month");
-    if (days === undefined) return refuseUnknown(c);
+    if (days === undefined) return refuse(c, "range");
     const today = totals.day;
     const rows = await engine.days(site, Math.max(0, today - days + 1));
     return c.json({
@@ -145,10 +145,10 @@ function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
 
 async function siteState({ live, engine, journal, totals }: StatsRoutesOptions, name: string) {
   const site = live.site(name);
-  const pages = Array.from(site?.pages.values() ?? [], ({ page, total }) => ({ page, visitors: total ?? 0 }));
+  const pages = Array.from(site?.pages.values() ?? [], ({ page, count }) => ({ page, visitors: count ?? 0 }));
   return {
     site: name,
-    visitors: site?.room.total ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
+    visitors: site?.room.count ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
     openPages: site?.audience ?? 0,
     totals: await engine.siteTotals(name, totals.day).catch(() => undefined),
     peak: await journal.peak(name),

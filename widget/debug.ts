@@ -4,10 +4,16 @@
  */
 import { policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "./advice.ts";
 import type { HeadcountDetail } from "./headcount.d.ts";
+import { debug as en } from "./pages/texts/en.ts";
+import { debug as zh } from "./pages/texts/zh.ts";
+import { fill } from "./pages/words.ts";
 
 const SLOW_MS = 3_000; // a page is live sooner
 const CSP_MS = 200; // a violation is reported after the failure that it causes
 const NUMBERS = ["site", "page", "peak", "read", "views", "total", "visitors", "today"];
+
+/** In the language of the owner's browser, whatever the page is written in. */
+const texts = navigator.languages.find((language) => /^(en|zh)\b/i.test(language))?.startsWith("zh") ? zh : en;
 
 const server = new URL(".", import.meta.url).href;
 const socketServer = server.replace("http", "ws");
@@ -28,9 +34,7 @@ addEventListener("securitypolicyviolation", ({ blockedURI, effectiveDirective, d
   if (disposition === "report" || ![server, socketServer].some((its) => blockedURI.startsWith(new URL(its).origin)))
     return;
   if (!isBlocked)
-    warn(
-      `this page's Content-Security-Policy (${effectiveDirective}) blocks ${blockedURI}. Add to it:\n${policyLines(server)}`,
-    );
+    warn(`${fill(texts.policy, { directive: effectiveDirective, blocked: blockedURI })}\n${policyLines(server)}`);
   isBlocked = true;
 });
 
@@ -43,7 +47,7 @@ document.addEventListener("headcount", ({ detail }) => {
 });
 
 function isLive({ site, page }: HeadcountDetail): void {
-  say(`live. ${site ?? "–"} on the site, ${page ?? "–"} on this page`);
+  say(fill(texts.live, { site: site ?? "–", page: page ?? "–" }));
   if (hasBeenLive) return;
   hasBeenLive = true;
   checkElements();
@@ -54,10 +58,9 @@ function checkElements(): void {
   const kinds = Array.from(document.querySelectorAll<HTMLElement>("[data-headcount]"), ({ dataset }) =>
     dataset["headcount"]!.replace(/^true$/, ""),
   );
-  if (kinds.length === 0) warn("this page has no element for the number. Add one:\n<span data-headcount>–</span>");
+  if (kinds.length === 0) warn(`${texts.noElement}\n<span data-headcount>–</span>`);
   for (const kind of kinds)
-    if (kind && !NUMBERS.includes(kind))
-      warn(`data-headcount="${kind}" is unknown. Known values are ${NUMBERS.join(", ")}`);
+    if (kind && !NUMBERS.includes(kind)) warn(fill(texts.unknownNumber, { kind, known: NUMBERS.join(", ") }));
 }
 
 /** Asks for a token as the widget does, but without the id that it keeps. */
@@ -82,16 +85,10 @@ async function visitorOfCookie(): Promise<string | undefined> {
 async function checkCookies(): Promise<void> {
   const first = keptVisitor() ?? (await visitorOfCookie());
   const again = await visitorOfCookie();
-  if (again === undefined) say("nothing is stored in this browser (IDENTITY=hash)");
-  else if (again === first) say("this browser accepts the cookie of the service");
-  else if (keptVisitor())
-    say(
-      "this browser drops the cookie of the service, so the widget uses the localStorage of this page, which counts as exactly",
-    );
-  else
-    warn(
-      "this browser drops the cookie of the service and blocks localStorage, so every page load counts as a new visitor",
-    );
+  if (again === undefined) say(texts.nothingStored);
+  else if (again === first) say(texts.cookie);
+  else if (keptVisitor()) say(texts.noCookie);
+  else warn(texts.noStorage);
 }
 
 /** Tries step by step what the widget does. */
@@ -101,35 +98,32 @@ async function diagnose(): Promise<void> {
   const reason = await findReason();
   isDiagnosing = false;
   if (reason !== undefined)
-    warn(`${reason}\nCheck your installation: ${server}check?site=${encodeURIComponent(location.origin)}`);
+    warn(`${reason}\n${fill(texts.check, { address: `${server}check?site=${encodeURIComponent(location.origin)}` })}`);
 }
 
 /** What is wrong; undefined when it has been said already. */
 async function findReason(): Promise<string | undefined> {
   try {
-    if (!/^https?:/.test(location.origin))
-      return "this page is a local file or is in a sandbox, so it has no origin and belongs to no site";
+    if (!/^https?:/.test(location.origin)) return texts.noOrigin;
     const asked = await fetch(`${server}check/request?site=${encodeURIComponent(location.origin)}`);
-    if (!asked.ok) return `${server} answers ${asked.status}. Perhaps Headcount does not run there`;
+    if (!asked.ok) return fill(texts.answers, { server, status: asked.status });
     if ((await asked.json()).site === undefined)
-      return `the service does not count ${location.origin}. Start it with this setting (if SITES has entries already, add this one after a comma):\n${sitesLine(siteUrl(location.origin)!)}`;
+      return `${fill(texts.notAllowed, { origin: location.origin })}\n${sitesLine(siteUrl(location.origin)!)}`;
     const answer = await requestToken(true);
     const { title, detail, token } = await answer.json();
-    if (!answer.ok) return `the service refused this page: ${title}. ${detail}`;
+    if (!answer.ok) return fill(texts.refused, { title, detail });
     const frame = await firstFrame(token);
     await wait(CSP_MS);
     if (isBlocked) return undefined;
-    if (frame === undefined)
-      return `the service grants a token, but no WebSocket opens. A proxy drops the Upgrade header. For nginx:\n${UPGRADE_LINES}`;
-    if (JSON.parse(frame).stale) return "the service has no connection to Redis, so these are the last known numbers";
-    return "the connection was lost and works again. The widget reconnects within a minute";
+    if (frame === undefined) return `${texts.noSocket}\n${UPGRADE_LINES}`;
+    if (JSON.parse(frame).stale) return texts.noRedis;
+    return texts.back;
   } catch {
     await wait(CSP_MS);
     if (isBlocked) return undefined;
-    if (!navigator.onLine) return "this browser is offline";
-    if (location.protocol === "https:" && server.startsWith("http:"))
-      return `this page came over https, so it cannot use ${server}. The service needs https too`;
-    return `${server} does not answer. It is down or not reachable from here, or its certificate is not valid`;
+    if (!navigator.onLine) return texts.offline;
+    if (location.protocol === "https:" && server.startsWith("http:")) return fill(texts.mixed, { server });
+    return fill(texts.noAnswer, { server });
   }
 }
 
@@ -152,20 +146,13 @@ function firstFrame(token: string): Promise<string | undefined> {
 const polling = new PerformanceObserver((list) => {
   if (!list.getEntries().some(({ name }) => name.startsWith(`${server}count?page=`))) return;
   polling.disconnect();
-  warn("no WebSocket opens, so the widget asks for the number every 30 s");
+  warn(texts.polls);
   void diagnose();
 });
 polling.observe({ type: "resource", buffered: true });
 
-say(`this page is on ${location.origin}, the service is at ${server}`);
-if (isObserver)
-  say(
-    navigator.globalPrivacyControl
-      ? "this browser sends Global Privacy Control, so it sees the numbers and is not counted"
-      : kept === "off"
-        ? "this browser opened a page with #headcount-off: it sees the numbers, and is not counted until a page with #headcount-on"
-        : "the tag has data-observe, so this page sees the numbers and is not counted",
-  );
+say(fill(texts.where, { page: location.origin, server }));
+if (isObserver) say(navigator.globalPrivacyControl ? texts.privacyControl : kept === "off" ? texts.off : texts.observe);
 // The widget may have dispatched its first events before this script was here. Given its tag again, it dispatches one.
 if (script) history.headcount?.(script);
 setTimeout(() => {

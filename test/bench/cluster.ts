@@ -50,7 +50,7 @@ async function open(redis: RedisServer): Promise<Node> {
   const rooms = new Rooms(0, engine.cluster);
   const node: Node = { rooms, engine, connections: [], stale: false };
   engine.cluster.listen({
-    total: (room, total) => rooms.setTotal(room, total),
+    count: (room, count) => rooms.setCount(room, count),
     stale: (stale) => (node.stale = stale),
   });
   setInterval(() => rooms.tick(performance.now()), 50).unref();

@@ -95,6 +95,51 @@ suite("widget and hydration", needs, () => {
     await until("1", () => tab.evaluate("document.getElementById('online').textContent === '1'"));
   });
 
+  test("the hooks of the recipes show the number: React's hydrates quietly, and Vue's is a ref", async () => {
+    const docs = await Bun.file(join(import.meta.dir, "../../docs/recipes.md")).text();
+    const [reactHook, vueHook] = Array.from(
+      docs.matchAll(/```js\n((?:"use client";\n)?import [^]*?)```/g),
+      ([, code]) => code!,
+    );
+    const component = `
+      ${reactHook}
+      function Online() {
+        const { site, state } = useHeadcount();
+        return <b id="online" className={state}>{site ?? "–"}</b>;
+      }`;
+    const inReact = await onServer<string>(`
+      import { renderToString } from "react-dom/server";
+      ${component}
+      export default renderToString(<Online />);`);
+    expect(inReact).toBe('<b id="online" class="connecting">–</b>');
+    const hydrating = `
+      import { hydrateRoot } from "react-dom/client";
+      ${component}
+      hydrateRoot(document.getElementById("root"), <Online />);`;
+    const inVue = `
+      import { createApp, h } from "vue";
+      ${vueHook}
+      createApp({
+        setup() {
+          const numbers = useHeadcount();
+          return () => h("b", { id: "online", class: numbers.value.state }, numbers.value.site ?? "–");
+        },
+      }).mount("#root");`;
+    for (const [source, rendering] of [
+      [hydrating, inReact],
+      [inVue, ""],
+    ] as const) {
+      const root = `<div id="root">${rendering}</div>${await script(source, { development: true })}`;
+      const html = `<!doctype html>${observerScript}${root}<script async src="${(await start()).url}/widget.js"></script>`;
+      const tab = await onlyTab();
+      await tab.goto(serve(({ pathname }) => (pathname === "/" ? html : undefined)).url);
+      const online = "document.getElementById('online')";
+      await until("1 live", () => tab.evaluate(`${online}.textContent + ${online}.className === "1live"`));
+      const said = await tab.evaluate<string[]>("complaints");
+      expect(said.filter((words) => !/feature flag|development version|DevTools/i.test(words))).toEqual([]);
+    }
+  });
+
   test("Preact complains of nothing, with or without dangerouslySetInnerHTML", async () => {
     expect(await complaintsOf(preact(`{ "data-headcount": "" }`, `"–"`))).toEqual([]);
     const inner = `{ "data-headcount": "", dangerouslySetInnerHTML: { __html: "–" } }`;

@@ -31,14 +31,14 @@ for (let from = 0; from < MAX_PAGES_PER_SITE; from += READS) {
   for (const reading of await Promise.all(some)) views += reading.views;
 }
 
-const totals = new Map<ClusterRoom, number>();
-engine.cluster.listen({ total: (room, total) => totals.set(room, total), stale: () => {} });
+const counts = new Map<ClusterRoom, number>();
+engine.cluster.listen({ count: (room, count) => counts.set(room, count), stale: () => {} });
 engine.cluster.opened({ site: SITE, page: undefined, members: new Map() });
 for (let index = 0; index < ROOMS; index += 1)
   engine.cluster.opened({ site: SITE, page: page(index), members: new Map() });
 const end = performance.now() + PATIENCE_MS;
-while (totals.size < ROOMS + 1 && performance.now() < end) await new Promise((wake) => setTimeout(wake, 20));
+while (counts.size < ROOMS + 1 && performance.now() < end) await new Promise((wake) => setTimeout(wake, 20));
 
 const { failures, lostEntries } = engine;
-process.stdout.write(JSON.stringify({ failures, lostEntries, views, roomsWithTotal: totals.size }));
+process.stdout.write(JSON.stringify({ failures, lostEntries, views, roomsWithCount: counts.size }));
 await engine.close();

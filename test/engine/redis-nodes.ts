@@ -151,9 +151,9 @@ export class RedisNodes {
     const rooms = new Rooms(0, engine.cluster);
     const self: RedisNode = { rooms, connections: [], engine, cable, stale: false };
     engine.cluster.listen({
-      total: (room, total) => {
-        if (!(total >= room.members.size)) this.nonsense.push(`${room.site} ${room.page ?? ""} = ${total}`);
-        rooms.setTotal(room, total);
+      count: (room, count) => {
+        if (!(count >= room.members.size)) this.nonsense.push(`${room.site} ${room.page ?? ""} = ${count}`);
+        rooms.setCount(room, count);
       },
       stale: (stale) => (self.stale = stale),
     });
@@ -164,7 +164,7 @@ export class RedisNodes {
   async #replace(index: number, how: "stop" | "kill"): Promise<void> {
     const self = this.nodes[index]!;
     if (how === "stop") {
-      await self.engine.hold(self.rooms.members());
+      await self.engine.hold(self.rooms.members(), "signer");
       closeAll(self);
     }
     await self.engine.close();
@@ -178,9 +178,9 @@ export class RedisNodes {
     tick(rooms);
     if (stale) return `node ${index} is stale`;
     for (const { room, pages } of rooms.sites())
-      for (const { site, page, total } of [room, ...pages.values()]) {
-        const count = this.model.count(site, page);
-        if (total !== count) return `node ${index} says ${total} for ${site} ${page ?? ""}, and it is ${count}`;
+      for (const { site, page, count } of [room, ...pages.values()]) {
+        const right = this.model.count(site, page);
+        if (count !== right) return `node ${index} says ${count} for ${site} ${page ?? ""}, and it is ${right}`;
       }
     return "";
   }

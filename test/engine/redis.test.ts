@@ -10,6 +10,7 @@ import { once, sleep, until } from "../support/waiting.ts";
 import { contract } from "./contract.ts";
 import { open as openPage } from "./model.ts";
 import { totalsContract } from "./totals-contract.ts";
+import { transferContract } from "./transfer-contract.ts";
 
 const MINUTE = Math.floor(Date.now() / MINUTE_MS);
 /** Commands may take 9 % of a lease: long enough for a busy machine. */
@@ -22,8 +23,15 @@ suite("redis engine", ["redis-server"], () => {
   const server = once(() => RedisServer.start());
   const open = async () => RedisEngine.open((await server()).url, options);
 
-  describe("contract", () => contract("redis", open));
+  let empty = 0;
+  const openEmpty = async () => {
+    empty += 1;
+    return RedisEngine.open((await server()).url, { ...options, prefix: `empty-${empty}:` });
+  };
+
+  describe("contract", () => contract("redis", open, openEmpty));
   describe("totals contract", () => totalsContract("redis", open));
+  describe("transfer contract", () => transferContract("redis", open, openEmpty));
 
   test("redis: two engines agree on secrets, tokens, peaks and the time", async () => {
     const [one, two] = await Promise.all([open(), open()]);
@@ -88,13 +96,13 @@ suite("redis totals of rooms elsewhere", ["redis-server"], () => {
       [0, 1].map(() => RedisEngine.open(redis.url, { ...options, leaseMs: LEASE_MS })),
     );
     const count = (site: string) => asks!.cluster.count(site);
-    has!.cluster.listen({ total: quiet, stale: quiet });
+    has!.cluster.listen({ count: quiet, stale: quiet });
     openPage({ engine: has!, rooms: new Rooms(0, has!.cluster), connections: [] }, "ann", "a.example", "/");
     await until("ann is counted", async () => (await count("a.example")) === 1);
     expect(await count("b.example")).toBe(0);
-    const totals: number[] = [];
+    const counts: number[] = [];
     const watch = async (end: number) => {
-      for (; performance.now() < end; await sleep(5)) totals.push(await count("a.example"));
+      for (; performance.now() < end; await sleep(5)) counts.push(await count("a.example"));
     };
     await redis.client.flushall();
     await watch(performance.now() + LEASE_MS);
@@ -103,7 +111,7 @@ suite("redis totals of rooms elsewhere", ["redis-server"], () => {
     expect(await count("never.example").then(String, () => "refused")).toBe("refused");
     await redis.begin();
     await watch(performance.now() + LEASE_MS);
-    expect([...new Set(totals)]).toEqual([1]);
+    expect([...new Set(counts)]).toEqual([1]);
     await has!.close();
     await until("nobody is left", async () => (await count("a.example")) === 0, 4 * LEASE_MS);
     await asks!.close();
@@ -116,10 +124,10 @@ suite("redis cluster of this node", ["redis-server"], () => {
   async function startNode(redis: RedisServer, leaseMs: number) {
     const engine = await RedisEngine.open(redis.url, { ...options, leaseMs });
     const rooms = new Rooms(0, engine.cluster);
-    const node = { engine, rooms, connections: [], total: 0 };
+    const node = { engine, rooms, connections: [], count: 0 };
     engine.cluster.listen({
-      total: (room, total) => {
-        if (room.page === undefined) node.total = total;
+      count: (room, count) => {
+        if (room.page === undefined) node.count = count;
       },
       stale: quiet,
     });
@@ -131,10 +139,10 @@ suite("redis cluster of this node", ["redis-server"], () => {
     const [one, two] = await Promise.all([startNode(redis, 20_000), startNode(redis, 20_000)]); // a beat is 6 s
     openPage(one, "ann", "a.example", "/");
     openPage(two, "ben", "a.example", "/");
-    await until("both are counted", () => one.total === 2 && two.total === 2);
+    await until("both are counted", () => one.count === 2 && two.count === 2);
     await redis.client.call("CLIENT", "KILL", "TYPE", "pubsub");
     openPage(two, "cid", "a.example", "/");
-    await until("the other node knows", () => one.total === 3, 3_000);
+    await until("the other node knows", () => one.count === 3, 3_000);
     await Promise.all([one.engine.close(), two.engine.close()]);
     await redis.stop();
   });
@@ -143,7 +151,7 @@ suite("redis cluster of this node", ["redis-server"], () => {
     const redis = await RedisServer.start();
     const node = await startNode(redis, LEASE_MS);
     openPage(node, "ann", "a.example", "/");
-    await until("ann is counted", () => node.total === 1);
+    await until("ann is counted", () => node.count === 1);
     const leaseEnd = async () =>
       Number((await redis.client.zrange("headcount:{a.example}:nodes", "0", "0", "WITHSCORES"))[1]);
     await node.engine.hold(node.rooms.members());

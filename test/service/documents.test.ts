@@ -78,6 +78,41 @@ onBothRuntimes("documents", (runtime) => {
     expect(evil.text).not.toContain("<script>alert(1)");
   });
 
+  test("every link in the documentation leads to a page of the service, and to a heading in it", async () => {
+    const url = await shared.url();
+    const seen = new Map<string, string>();
+    const visit = async (address: string): Promise<string> => {
+      const { status, headers, text } = await ask(url, `GET ${address.slice(url.length)}`);
+      expect([address, status, headers.get("content-type")?.slice(0, 9)]).toEqual([address, 200, "text/html"]);
+      seen.set(address, text);
+      return text;
+    };
+    const todo = [`${url}/docs`];
+    for (let address = todo.pop(); address !== undefined; address = todo.pop()) {
+      const text = seen.get(address) ?? (await visit(address));
+      expect([address, /\{\{\w+\}\}/.test(text)]).toEqual([address, false]);
+      for (const [, href = ""] of text.matchAll(/<a href="([^"]+)"/g)) {
+        const target = new URL(href, address);
+        if (target.origin !== url || !target.pathname.startsWith("/docs")) continue;
+        const page = target.origin + target.pathname;
+        if (!seen.has(page)) todo.push(page);
+        const words = seen.get(page) ?? (await visit(page));
+        const heading = decodeURIComponent(target.hash.slice(1));
+        if (heading) expect([address, href, words.includes(`id="${heading}"`)]).toEqual([address, href, true]);
+      }
+    }
+    const names = [
+      "README.md",
+      "README.zh-CN.md",
+      "SECURITY.md",
+      "recipes.md",
+      "proxies.md",
+      "operate.md",
+      "busuanzi.md",
+    ];
+    expect([...seen.keys()]).toEqual(expect.arrayContaining(names.map((name) => `${url}/docs/${name}`)));
+  });
+
   test("/healthz and /readyz answer 200", async () => {
     const url = await shared.url();
     expect((await ask(url, "GET /healthz")).status).toBe(200);

@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ask, Visitor } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
-import { configuration, type Proxy, severalNodes, startNginx } from "../support/nginx.ts";
+import { configuration, type Proxy, severalNodes, startNginx, underPath } from "../support/nginx.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
 import { type Runtime, Service, type Settings } from "../support/service.ts";
 import { graceSeconds } from "../support/site.ts";
@@ -26,6 +26,7 @@ test("the documentation shows the nginx configuration that is tested", () => {
   const text = guides.map((file) => readFileSync(join(root, file), "utf8")).join("\n");
   expect(text).toContain(`\`\`\`nginx\n${configuration}\`\`\``);
   expect(text).toContain(`\`\`\`nginx\n${severalNodes}\`\`\``);
+  expect(text).toContain(`\`\`\`nginx\n${underPath}\`\`\``);
 });
 
 function behindNginx(runtime: Runtime): void {

@@ -48,12 +48,32 @@ upstream headcount {
 }
 `;
 
+/** What the documentation shows for the server block of a site that serves the service under a path of its own. */
+export const underPath = `\
+location /headcount/ {
+    proxy_pass http://headcount/;
+    proxy_http_version 1.1;
+    proxy_set_header Host              $http_host;
+    proxy_set_header Upgrade           $http_upgrade;
+    proxy_set_header Connection        $connection_upgrade;
+    proxy_set_header X-Forwarded-For   $proxy_add_x_forwarded_for;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_read_timeout 60s;
+}
+`;
+
+/** Beside the service under its path, a health check at the root tells that nginx is up. */
+const configurationUnderPath = configuration.replace(
+  / {4}location \/ \{[^]*? {4}\}\n/,
+  () => `${underPath}location = /healthz { proxy_pass http://headcount; }\n`,
+);
+
 /** Replaces addresses and paths in the configuration; fails when one of them is not there. */
-function fill(places: Record<string, string>): string {
+function fill(whole: string, places: Record<string, string>): string {
   return Object.entries(places).reduce((text, [shown, real]) => {
     if (!text.includes(shown)) throw new Error(`Cannot find "${shown}" in the nginx configuration`);
     return text.replaceAll(shown, real);
-  }, configuration);
+  }, whole);
 }
 
 /** Several workers that may open many files, or one process, which starts and ends fast. */
@@ -87,19 +107,27 @@ function certificate(folder: string): { certificate: string; key: string } {
   return { certificate: pem, key };
 }
 
-type Surroundings = { wrapper?: string[]; host?: string; second?: string; workers?: number; plain?: boolean };
+type Surroundings = {
+  wrapper?: string[];
+  host?: string;
+  second?: string;
+  workers?: number;
+  plain?: boolean;
+  isUnderPath?: boolean;
+};
 
 export type Proxy = { url: string; stop: () => Promise<void> };
 
 /**
  * Starts nginx in front of a service that listens at `upstream` (host:port). nginx closes connections that are silent for
  * `seconds`. `wrapper` is a command that runs nginx, such as `ip netns exec NAME`, and `host` the address that nginx has
- * there. With `second`, connections are shared out between two nodes; with `plain`, nginx speaks http.
+ * there. With `second`, connections are shared out between two nodes; with `plain`, nginx speaks http; with `isUnderPath`, the
+ * service is at /headcount/.
  */
 export async function startNginx(
   upstream: string,
   seconds: number,
-  { wrapper = [], host = "127.0.0.1", second, workers = 1, plain = false }: Surroundings = {},
+  { wrapper = [], host = "127.0.0.1", second, workers = 1, plain = false, isUnderPath = false }: Surroundings = {},
 ): Promise<Proxy> {
   const folder = temporaryFolder();
   const port = await freePort();
@@ -120,7 +148,7 @@ export async function startNginx(
     "/etc/ssl/count.example.com.key": tls.key,
     "proxy_read_timeout 60s": `proxy_read_timeout ${seconds}s`,
   };
-  writeFileSync(join(folder, "headcount.conf"), fill(places));
+  writeFileSync(join(folder, "headcount.conf"), fill(isUnderPath ? configurationUnderPath : configuration, places));
   writeFileSync(join(folder, "nginx.conf"), surroundings(join(folder, "headcount.conf"), workers));
   const errors = Bun.file(join(folder, "error.log"));
   const command = [...wrapper, pathOf("nginx"), "-p", folder, "-c", "nginx.conf", "-e", "stderr"];

@@ -77,10 +77,9 @@ export class FakeSocket implements Socket {
   }
 }
 
-const html = "<p nonce={{nonce}}>{{origin}}";
-const text: Record<string, string> = { "README.md": "# Headcount" };
+const html = "<p nonce={{nonce}}>{{origin}}<a href={{root}}docs>";
 const assets = Object.fromEntries(
-  ASSETS.map((name) => [name, text[name] ?? (name.endsWith(".html") ? html : `/* ${name} */`)]),
+  ASSETS.map((name) => [name, name.endsWith(".html") ? `<!-- ${name} -->${html}` : `/* ${name} */`]),
 ) as Assets;
 
 /** The service as `main` builds it, over an engine in memory. */

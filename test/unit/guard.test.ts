@@ -3,15 +3,15 @@ import { Guard } from "../../edge/guard.ts";
 import { limitKey } from "../../edge/names.ts";
 import { readSettings } from "../../server.ts";
 
-const visitor = { isObserver: false, openPages: 0, connections: 0 };
+const visitor = { isObserver: false, ofVisitor: 0, ofAll: 0 };
 const ipv6 = (group3: number, group4: number) => limitKey(`2001:db8:${group3.toString(16)}:${group4.toString(16)}::1`);
 
 /** Opens pages from one key after the other until one is refused. */
 function openUntilRefused(guard: Guard, keys: Iterable<string>, pagesPerKey: number): number {
   let opened = 0;
   for (const key of keys)
-    for (let i = 0; i < pagesPerKey && guard.checkNewPage(key, visitor) === undefined; i += 1) {
-      guard.pageOpened(key);
+    for (let i = 0; i < pagesPerKey && guard.checkNewConnection(key, visitor) === undefined; i += 1) {
+      guard.connectionOpened(key);
       opened += 1;
     }
   return opened;
@@ -33,9 +33,9 @@ describe("guard", () => {
     const guard = new Guard(readSettings({ MAX_PAGES_PER_IP: "1" }));
     for (let i = 0; i < 100; i += 1) {
       const key = ipv6(1, i * 256);
-      expect(guard.checkNewPage(key, visitor)).toBeUndefined();
-      guard.pageOpened(key);
-      guard.pageClosed(key);
+      expect(guard.checkNewConnection(key, visitor)).toBeUndefined();
+      guard.connectionOpened(key);
+      guard.connectionClosed(key);
     }
   });
 
@@ -66,7 +66,7 @@ describe("guard", () => {
   test("when the service is nearly full, observers are refused first", () => {
     const guard = new Guard(readSettings({ MAX_CONNECTIONS: "100" }));
     const at = (connections: number, isObserver: boolean) =>
-      guard.checkNewPage("192.0.2.1", { isObserver, openPages: 0, connections });
+      guard.checkNewConnection("192.0.2.1", { isObserver, ofVisitor: 0, ofAll: connections });
     expect([at(89, true), at(90, true)]).toEqual([undefined, "full"]);
     expect([at(99, false), at(100, false)]).toEqual([undefined, "full"]);
   });

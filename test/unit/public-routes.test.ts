@@ -90,7 +90,7 @@ describe("GET /dashboard/days", () => {
       const answer = await (await request(`/dashboard/days?site=example.com&range=${range}`, headers)).json();
       expect(answer).toEqual({ today: date, days: [{ date, views: 1, visitors: 1 }] });
     }
-    expect((await request("/dashboard/days?site=example.com&range=x", headers)).status).toBe(404);
+    expect((await request("/dashboard/days?site=example.com&range=x", headers)).status).toBe(400);
     const { sites } = (await (await request("/dashboard/state", headers)).json()) as { sites: object[] };
     expect(sites).toMatchObject([{ site: "example.com", visitors: 1, totals: { total: 1, visitors: 0, today: 1 } }]);
   });

@@ -26,7 +26,7 @@ function setUp(graceMs = GRACE) {
       const end = clock.now + ms;
       for (;;) {
         for (const { site, page, siteChanged, pageChanged } of rooms.tick(clock.now)) {
-          const numbers = [siteChanged ? `site ${site.room.total}` : "", pageChanged ? `page ${page.total}` : ""];
+          const numbers = [siteChanged ? `site ${site.room.count}` : "", pageChanged ? `page ${page.count}` : ""];
           published.push(`${page.page}: ${numbers.filter(Boolean).join(", ")}`);
         }
         if (clock.now >= end) return published.splice(0).toSorted();
@@ -169,7 +169,7 @@ describe("rooms", () => {
     expect(tick(60_000)).toEqual([]);
   });
 
-  test("rooms: in a cluster the total is what the cluster reports, and unknown until then", () => {
+  test("rooms: in a cluster the count is what the cluster reports, and unknown until then", () => {
     const changes: string[] = [];
     const cluster: Cluster = {
       listen: () => {},
@@ -183,17 +183,17 @@ describe("rooms", () => {
     const ann = viewer("ann");
     rooms.open(ann, "example.com", "/", 0);
     expect(changes.splice(0)).toEqual(["open example.com", "open /", "ann in example.com", "ann in /"]);
-    expect(ann.site.room.total).toBeUndefined();
+    expect(ann.site.room.count).toBeUndefined();
     expect(rooms.tick(0)).toEqual([]);
-    rooms.setTotal(ann.site.room, 7);
+    rooms.setCount(ann.site.room, 7);
     expect(rooms.tick(1)).toEqual([{ site: ann.site, page: ann.room, siteChanged: true, pageChanged: false }]);
     rooms.close(ann, 2);
     rooms.tick(2 + GRACE);
     expect(changes).toEqual(["ann out /", "shut /", "ann out example.com", "shut example.com"]);
-    expect(ann.site.room.total).toBe(7);
+    expect(ann.site.room.count).toBe(7);
   });
 
-  test("rooms: a total that the cluster reports while a visitor enters is in the first frame, and not published again", () => {
+  test("rooms: a count that the cluster reports while a visitor enters is in the first frame, and not published again", () => {
     const reports: (() => void)[] = [];
     const rooms: Rooms = new Rooms(GRACE, {
       listen: () => {},
@@ -202,19 +202,19 @@ describe("rooms", () => {
       opened: () => {},
       closed: () => {},
       changed: (room) => {
-        rooms.setTotal(room, 3); // inside of `open`
-        reports.push(() => rooms.setTotal(room, 4));
+        rooms.setCount(room, 3); // inside of `open`
+        reports.push(() => rooms.setCount(room, 4));
       },
     });
     const ann = viewer("ann");
     rooms.open(ann, "example.com", "/", 0);
-    expect([ann.site.room.total, ann.room.total]).toEqual([3, 3]);
+    expect([ann.site.room.count, ann.room.count]).toEqual([3, 3]);
     expect(rooms.tick(0)).toEqual([]);
     reports.forEach((report) => report());
     expect(rooms.tick(1_000)).toMatchObject([{ siteChanged: true, pageChanged: true }]);
   });
 
-  test("rooms: the peak since it was taken last is the highest total in between", () => {
+  test("rooms: the peak since it was taken last is the highest count in between", () => {
     const { rooms, open, close, tick } = setUp(0);
     const ann = open("ann");
     open("ben");

@@ -61,10 +61,37 @@ describe("routes", () => {
     expect(rooms.count("example.com") ?? 0).toBe(0);
   });
 
-  test("routes: the documentation comes along", async () => {
-    const response = await (await setUp()).request("/docs");
-    expect(response.headers.get("content-type")).toStartWith("text/plain");
-    expect(await response.text()).toBe("# Headcount");
+  test("routes: the documentation comes along, and its links know where they are", async () => {
+    const { request } = await setUp();
+    const text = async (path: string) => (await request(path)).text();
+    expect(await text("/docs")).toMatch(/^<!-- README.md.html -->.*<a href=docs>/);
+    expect(await text("/docs/README.md")).toMatch(/^<!-- README.md.html -->.*<a href=..\/docs>/);
+    expect(await text("/docs/proxies.md")).toMatch(/^<!-- docs\/proxies.md.html -->.*<a href=..\/docs>/);
+    expect((await request("/docs/package.json")).status).toBe(404);
+  });
+
+  test("routes: pages come in the language that the browser prefers, English unless there is another", async () => {
+    const { request } = await setUp();
+    const languageFor = async (asked: string, path = "/"): Promise<string | undefined> =>
+      /^<!-- (.*?)\.html/.exec(await (await request(path, { headers: { "Accept-Language": asked } })).text())?.[1];
+    for (const chinese of ["zh-CN,zh;q=0.9,en;q=0.8", "zh", "ZH-tw", "de, zh;q=0.5", "en;q=0.5, zh-Hans-CN", "zh,en"])
+      expect([chinese, await languageFor(chinese)]).toEqual([chinese, "home.zh"]);
+    for (const english of [
+      "",
+      "*",
+      "de",
+      "en-US,en;q=0.9,zh;q=0.8",
+      "zh;q=0",
+      "zhx",
+      "fr, en",
+      ',;q=,"',
+      "zh;q=0.1,en",
+    ])
+      expect([english, await languageFor(english)]).toEqual([english, "home.en"]);
+    expect(await languageFor("zh", "/check")).toBe("check.zh");
+    expect(await languageFor("zh", "/docs")).toBe("README.zh-CN.md");
+    const { headers } = await request("/");
+    expect(headers.get("vary")).toContain("Accept-Language");
   });
 
   test("routes: a refusal is a problem document that its page can read", async () => {
@@ -263,7 +290,7 @@ describe("routes", () => {
     for (const { minute } of week.points) expect(minute % week.step).toBe(0);
     expect((await history("quarter")).step).toBe(180);
     for (const range of ["hour", "quarter"]) expect((await history(range)).since).toBe(now - 2_000);
-    expect(await history("constructor")).toMatchObject({ status: 404 });
+    expect(await history("constructor")).toMatchObject({ status: 400 });
   });
 
   test("routes: while the service drains it is alive but not ready, and newcomers are told when to come back", async () => {

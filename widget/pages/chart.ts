@@ -1,7 +1,10 @@
 /** The online history as a chart: exact values under the mouse, a finger or the arrow keys; drag to look closer. */
 // oxlint-disable-next-line import/no-unassigned-import -- it has to run before uPlot is imported
 import "./language.ts";
+import { chart as texts } from "#texts";
 import uPlot from "uplot";
+import { locale, number } from "./locale.ts";
+import { fill } from "./words.ts";
 
 /** What /dashboard/history answers: minutes since 1970, and no point where nobody was there. */
 export interface History {
@@ -27,11 +30,10 @@ type Columns = [seconds: number[], people: (number | null)[]];
 
 const FONT = "12px system-ui, sans-serif";
 
-const number = new Intl.NumberFormat();
-const compact = new Intl.NumberFormat(undefined, { notation: "compact" });
-const time = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
-const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const compact = new Intl.NumberFormat(locale, { notation: "compact" });
+const time = new Intl.DateTimeFormat(locale, { timeStyle: "short" });
+const date = new Intl.DateTimeFormat(locale, { day: "numeric", month: "short" });
+const moment = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" });
 
 /** Read at each drawing, since the reader may turn to the dark. */
 const colour = (name: string) => () => getComputedStyle(document.documentElement).getPropertyValue(name);
@@ -112,8 +114,8 @@ export function createChart(element: HTMLElement, readout: HTMLElement): Chart {
     const start = (seconds[at ?? most] ?? 0) * 1000;
     const when = width === 60 ? moment.format(start) : moment.formatRange(start, start + width * 1000);
     const shown = people[at ?? most];
-    const value = `${shown == null ? "Not known" : number.format(shown)} · ${when}`;
-    const text = at != null ? value : people[most] ? `Highest: ${value}` : "Nobody was online.";
+    const value = `${shown == null ? texts.notKnown : number.format(shown)} · ${when}`;
+    const text = at != null ? value : people[most] ? fill(texts.highest, { value }) : texts.nobody;
     if (readout.textContent !== text) readout.textContent = text;
     element.ariaValueMax = String(seconds.length - 1);
     element.ariaValueNow = String(at ?? seconds.length - 1);

@@ -2,7 +2,10 @@
  * The check page: tries from this browser what the widget does, and asks the service what it saw of that. It is an
  * observer, counted nowhere. Each check is a function that returns a finding; the list shows them as they come.
  */
+import { check as texts } from "#texts";
 import { hostOf, policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "../advice.ts";
+import { counted } from "./locale.ts";
+import { fill } from "./words.ts";
 
 /** What the service saw of a request. */
 interface Seen {
@@ -40,63 +43,42 @@ const byId = (id: string) => document.getElementById(id)!;
 
 function checkSite(asked: string, { site }: Seen): Finding {
   const url = siteUrl(asked);
-  if (asked === "") return note("Enter the name of your site above to see whether its pages may use this service.");
-  if (url === undefined) return bad(`“${asked}” is not the name of a site. An example is example.com.`);
-  if (site !== undefined) return good(`${asked} is allowed${site === asked ? "" : `, and counted as ${site}`}.`);
-  const words = `${asked} is not allowed: its pages get no number. Start the service with this setting; if SITES has entries already, add this one after a comma.`;
-  return bad(words, sitesLine(url));
+  if (asked === "") return note(texts.enterSite);
+  if (url === undefined) return bad(fill(texts.noSite, { asked }));
+  if (site !== undefined) return good(fill(site === asked ? texts.allowed : texts.allowedAs, { asked, site }));
+  return bad(fill(texts.notAllowed, { asked }), sitesLine(url));
 }
 
 function checkAddress({ address, socketAddress, forwardedFor = "", trustProxy }: Seen): Finding {
   const proxies = forwardedFor.split(",").filter((entry) => entry.trim() !== "").length;
-  const asOne = `all visitors seem to come from ${address}, and share what one address may do`;
+  const values = { address, socketAddress, forwardedFor, trustProxy, proxies };
   if (proxies === 0 && location.protocol === "https:")
     return bad(
-      `This page came over https, so there is a proxy in front. That proxy does not say for whom it asks: ${asOne}.`,
+      fill(texts.silentProxy, values),
       `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;  # nginx\nTRUST_PROXY=1`,
     );
-  if (trustProxy === 0 && proxies > 0)
-    return bad(
-      `There is a proxy in front (${forwardedFor} came with X-Forwarded-For), but the service does not trust it: ${asOne}.`,
-      `TRUST_PROXY=${proxies}`,
-    );
+  if (trustProxy === 0 && proxies > 0) return bad(fill(texts.untrustedProxy, values), `TRUST_PROXY=${proxies}`);
   if (trustProxy > proxies)
-    return bad(
-      proxies === 0
-        ? `The service expects a proxy in front (TRUST_PROXY=${trustProxy}), and this request came by none, or by one that does not send X-Forwarded-For. As it is, anybody may claim any address.`
-        : `TRUST_PROXY=${trustProxy} is too high: only ${proxies} in X-Forwarded-For (${forwardedFor}). As it is, visitors may claim any address.`,
-      `TRUST_PROXY=${proxies}`,
-    );
-  if (trustProxy < proxies)
-    return note(
-      `The service takes ${address} for your address. If that is one of your proxies, TRUST_PROXY is too low: X-Forwarded-For was ${forwardedFor}.`,
-      `TRUST_PROXY=${proxies}`,
-    );
-  const through =
-    proxies === 0 ? "directly" : `through ${proxies === 1 ? "a proxy" : `${proxies} proxies`} (${socketAddress})`;
-  return good(`You connect ${through}, and the service sees your address: ${address}.`);
+    return bad(fill(proxies === 0 ? texts.noProxy : texts.trustTooHigh, values), `TRUST_PROXY=${proxies}`);
+  if (trustProxy < proxies) return note(fill(texts.trustTooLow, values), `TRUST_PROXY=${proxies}`);
+  return good(proxies === 0 ? fill(texts.direct, values) : counted(texts.through, proxies, values));
 }
 
 function checkHttps({ forwardedProto, trustProxy }: Seen): Finding {
   const isKnown = trustProxy > 0 && forwardedProto?.split(",").at(-1)?.trim() === "https";
   if (location.protocol === "http:")
-    return /^(localhost|127\..*|\[::1\])$/.test(location.hostname)
-      ? note("This is plain http, which is fine on this machine. Pages over https need a service over https.")
-      : bad("This is plain http. Pages over https cannot use the service: put a proxy with a certificate in front.");
-  if (isKnown) return good("This page came over https, and the service knows it.");
+    return /^(localhost|127\..*|\[::1\])$/.test(location.hostname) ? note(texts.httpHere) : bad(texts.http);
+  if (isKnown) return good(texts.https);
   const setting = `TRUST_PROXY=${Math.max(1, trustProxy)}`;
   return bad(
-    "This page came over https, but the service does not know it: its cookies do not work on other sites.",
+    texts.httpsUnknown,
     forwardedProto === "https" ? setting : `proxy_set_header X-Forwarded-Proto $scheme;  # nginx\n${setting}`,
   );
 }
 
 function checkHost({ host }: Seen): Finding {
-  if (host === location.host) return good(`The service is asked for ${host}, as in your address bar.`);
-  return bad(
-    `You asked for ${location.host}, but the service is asked for ${host}, so it refuses its own pages.`,
-    "proxy_set_header Host $http_host;  # nginx",
-  );
+  if (host === location.host) return good(fill(texts.sameHost, { host }));
+  return bad(fill(texts.otherHost, { shown: location.host, host }), "proxy_set_header Host $http_host;  # nginx");
 }
 
 // ---- What this browser can do ----
@@ -105,23 +87,14 @@ async function requestToken(observe: boolean): Promise<Token> {
   const body = JSON.stringify({ page: "/check", observe });
   const answer = await fetch(`${base}token`, { method: "POST", credentials: "include", body });
   if (answer.ok) return answer.json();
-  const problem = await answer
-    .json()
-    .catch(() => ({ title: `HTTP ${answer.status}`, detail: "not an answer of Headcount" }));
-  throw new Error(`${problem.title}: ${problem.detail}.`);
+  const problem = await answer.json().catch(() => ({ title: `HTTP ${answer.status}`, detail: texts.notHeadcount }));
+  throw new Error(fill(texts.problem, problem));
 }
 
 async function checkCookie({ identity }: Seen): Promise<Finding> {
-  if (identity === "hash")
-    return good("No cookie is needed: with IDENTITY=hash the service keeps nothing in browsers.");
+  if (identity === "hash") return good(texts.noCookies);
   const [first, second] = [await requestToken(false), await requestToken(false)];
-  if (first.visitor === second.visitor)
-    return good(
-      "Tested on the service's own site, where its cookie comes back. On your site it may be a third-party cookie, which some browsers drop. The widget then uses an id in your page's localStorage, and the count stays exact.",
-    );
-  return note(
-    "Tested on the service's own site: this browser or a proxy drops the cookie. The widget then uses an id in your page's localStorage, and the count stays exact wherever pages may use that.",
-  );
+  return first.visitor === second.visitor ? good(texts.cookieBack) : note(texts.cookieDropped);
 }
 
 /** Resolves when it has said something; undefined when it cannot. */
@@ -135,14 +108,10 @@ function openSocket(token: string): Promise<WebSocket | undefined> {
 }
 
 async function checkUpgrade(socket: WebSocket | undefined): Promise<Finding> {
-  if (socket) return good("A WebSocket opens, and the first number arrives.");
+  if (socket) return good(texts.opens);
   const { status } = await fetch(`${base}ws`);
-  if (status === 426)
-    return bad(
-      "No WebSocket opens, although its address answers: a proxy in front drops the Upgrade header. In nginx:",
-      UPGRADE_LINES,
-    );
-  return bad(`No WebSocket opens, and its address ${base}ws answers ${status}, not 426: a proxy sends it elsewhere.`);
+  if (status === 426) return bad(texts.noUpgrade, UPGRADE_LINES);
+  return bad(fill(texts.elsewhere, { address: `${base}ws`, status }));
 }
 
 async function checkTimeout(
@@ -153,7 +122,7 @@ async function checkTimeout(
   const began = performance.now();
   const seconds = () => Math.round((performance.now() - began) / 1000);
   const needed = 2 * heartbeatSeconds + MARGIN_SECONDS;
-  const countdown = setInterval(() => tell(`Waiting for two pings: ${needed - seconds()} s`), 1000);
+  const countdown = setInterval(() => tell(fill(texts.waiting, { seconds: needed - seconds() })), 1000);
   const end = await new Promise<CloseEvent | undefined>((resolve) => {
     socket.addEventListener("close", resolve);
     setTimeout(() => resolve(undefined), needed * 1000);
@@ -161,15 +130,12 @@ async function checkTimeout(
   clearInterval(countdown);
   socket.close();
   const lasted = seconds();
-  if (end === undefined)
-    return good(
-      `The connection is still open after ${lasted} s: the pings arrive (HEARTBEAT_SECONDS=${heartbeatSeconds}).`,
-    );
-  if (end.code === 1012) return note("The service was restarted in the meantime. Reload this page.");
-  if (lasted > heartbeatSeconds + 1)
-    return bad(`The connection was closed after ${lasted} s: the pings or their answers are lost on the way.`);
+  const values = { seconds: lasted, heartbeatSeconds };
+  if (end === undefined) return good(fill(texts.stillOpen, values));
+  if (end.code === 1012) return note(texts.restarted);
+  if (lasted > heartbeatSeconds + 1) return bad(fill(texts.pingsLost, values));
   return bad(
-    `The connection was closed after ${lasted} s, before the first ping (HEARTBEAT_SECONDS=${heartbeatSeconds}): a proxy in front has a shorter timeout. Raise that timeout, or lower the setting:`,
+    fill(texts.impatient, values),
     `proxy_read_timeout ${Math.max(60, 2 * heartbeatSeconds)}s;  # nginx\nHEARTBEAT_SECONDS=${Math.max(1, Math.floor(lasted / 2))}`,
   );
 }
@@ -187,7 +153,7 @@ async function show(
   const heading = document.createElement("h2");
   const words = document.createElement("p");
   heading.textContent = title;
-  words.textContent = "Trying …";
+  words.textContent = texts.trying;
   item.append(heading, words);
   byId("checks").append(item);
   const found = await Promise.resolve(check((text) => (words.textContent = text))).catch((error: Error) =>
@@ -204,8 +170,8 @@ async function show(
 
 function sum(isDone: boolean): void {
   const wrong = results.filter((result) => result === "bad").length;
-  const found = wrong === 0 ? "Everything works" : wrong === 1 ? "One thing is wrong" : `${wrong} things are wrong`;
-  byId("summary").textContent = isDone ? `${found}.` : `${found} so far. The last check takes a minute.`;
+  const [works, isWrong] = isDone ? [texts.allWorks, texts.wrong] : [texts.allWorksSoFar, texts.wrongSoFar];
+  byId("summary").textContent = wrong === 0 ? works : counted(isWrong, wrong);
 }
 
 async function run(asked: string): Promise<void> {
@@ -214,21 +180,21 @@ async function run(asked: string): Promise<void> {
   const answer = await fetch(`${base}check/request?site=${encodeURIComponent(name ?? "")}`);
   if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
   const seen: Seen = await answer.json();
-  await show("Site", () => checkSite(asked, seen));
-  await show("Your address", () => checkAddress(seen));
-  await show("Encryption", () => checkHttps(seen));
-  await show("Host name", () => checkHost(seen));
+  await show(texts.site, () => checkSite(asked, seen));
+  await show(texts.address, () => checkAddress(seen));
+  await show(texts.encryption, () => checkHttps(seen));
+  await show(texts.host, () => checkHost(seen));
   let token: string | undefined;
-  await show("Token", async () => {
+  await show(texts.token, async () => {
     ({ token } = await requestToken(true));
-    return good("The service grants this browser a token.");
+    return good(texts.tokenGranted);
   });
   if (token === undefined) return;
-  await show("Cookies", () => checkCookie(seen));
+  await show(texts.cookies, () => checkCookie(seen));
   const socket = await openSocket(token);
-  await show("WebSocket", () => checkUpgrade(socket));
+  await show(texts.webSocket, () => checkUpgrade(socket));
   sum(socket === undefined);
-  if (socket) await show("Proxy timeout", (tell) => checkTimeout(socket, seen, tell));
+  if (socket) await show(texts.timeout, (tell) => checkTimeout(socket, seen, tell));
 }
 
 const input = byId("site") as HTMLInputElement;
@@ -238,9 +204,9 @@ byId("form").addEventListener("submit", (event) => {
   location.search = `?site=${encodeURIComponent(input.value.trim())}`;
 });
 byId("snippet").textContent =
-  `<p><span data-headcount>–</span> people here now</p>\n<script async src="${base}widget.js"></script>`;
+  `<span data-headcount>–</span> ${texts.onlineNow}\n<script async src="${base}widget.js"></script>`;
 byId("policy").textContent = policyLines(base);
 run(input.value).then(
   () => sum(true),
-  (error: Error) => (byId("summary").textContent = `The service does not answer (${error.message}).`),
+  (error: Error) => (byId("summary").textContent = fill(texts.noAnswer, { reason: error.message })),
 );

@@ -3,9 +3,12 @@
  * reading times, which change slowly, every twenty. What it shows was partly named by strangers: only textContent is
  * written. Each part of the page has one function that draws it from what was last heard.
  */
+import { dashboard as texts } from "#texts";
 import { createChart, type History } from "./chart.ts";
 import { createDays } from "./days.ts";
+import { counted, locale, number } from "./locale.ts";
 import { visible } from "./visible.ts";
+import { type Counted, fill } from "./words.ts";
 
 interface State {
   /** Not on a public dashboard, as the refusals. */
@@ -85,12 +88,11 @@ let loaded = ""; // what was last asked for
 
 // ---- Words and elements ----
 
-const number = new Intl.NumberFormat();
-const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 2 });
-const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
-const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+const compact = new Intl.NumberFormat(locale, { notation: "compact", maximumFractionDigits: 2 });
+const date = new Intl.DateTimeFormat(locale, { dateStyle: "medium" });
+const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
 const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>
-  new Intl.NumberFormat(undefined, { style: "unit", unit, unitDisplay: "narrow", ...options }).format(value);
+  new Intl.NumberFormat(locale, { style: "unit", unit, unitDisplay: "narrow", ...options }).format(value);
 
 /** 5025 → "1h 23m": the two largest units. */
 function duration(seconds: number): string {
@@ -194,27 +196,27 @@ function showNow({ node, sites }: State): void {
   write(byId("site"), site ?? location.host);
   write(byId("visitors"), number.format(visitors));
   write(byId("open-pages"), number.format(its?.openPages ?? 0));
-  write(byId("visitors-word"), visitors === 1 ? "person now" : "people now");
-  write(byId("open-pages-word"), its?.openPages === 1 ? "open page" : "open pages");
+  write(byId("visitors-word"), counted(texts.peopleNow, visitors));
+  write(byId("open-pages-word"), counted(texts.openPages, its?.openPages ?? 0));
   write(byId("peak"), its ? number.format(its.peak) : "–");
   write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
   write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * MINUTE_MS)})` : "");
   showTotals(its?.totals);
   byId("visitors").classList.toggle("stale", node?.stale === true);
-  const title = `${number.format(visitors)} online now – Headcount`;
+  const title = fill(texts.title, { count: number.format(visitors) });
   if (document.title !== title) document.title = title;
   chart.raise(visitors);
   showPages(its?.pages ?? []);
 }
 
 function showTotals(totals: Site["totals"]): void {
-  const sums: [id: string, sum: number | undefined, word: string, when: string][] = [
-    ["today", totals?.today, "visitor", "today"],
-    ["all-visitors", totals?.visitors, "visitor", "ever"],
-    ["all-views", totals?.total, "view", "ever"],
+  const sums: [id: string, sum: number | undefined, words: Counted][] = [
+    ["today", totals?.today, texts.today],
+    ["all-visitors", totals?.visitors, texts.allVisitors],
+    ["all-views", totals?.total, texts.allViews],
   ];
-  for (const [id, sum, word, when] of sums) {
-    write(byId(`${id}-word`), `${sum === 1 ? word : `${word}s`} ${when}`);
+  for (const [id, sum, words] of sums) {
+    write(byId(`${id}-word`), counted(words, sum ?? 0));
     write(byId(id), sum === undefined ? "–" : (sum < MILLION ? number : compact).format(sum));
     byId(id).title = sum === undefined ? "" : number.format(sum);
   }
@@ -228,7 +230,7 @@ function showPages(pages: Site["pages"]): void {
   byId("no-pages").hidden = open.length > 0;
   const more = byId("more-pages");
   more.hidden = open.length <= FEW_PAGES;
-  write(more, allPages ? "Show fewer" : `Show all ${number.format(open.length)}`);
+  write(more, allPages ? texts.fewer : fill(texts.allPages, { count: number.format(open.length) }));
 }
 
 function showRefusals(refusals: Refusal[]): void {
@@ -261,18 +263,18 @@ const rowOf = (name: Node | string, count: number): HTMLElement =>
 function showNode(node: NonNullable<State["node"]>): void {
   const { engine, stale, connections, maxConnections } = node;
   const rows: [name: string, value: string, isBad?: boolean][] = [
-    ["State", stale ? "no connection to Redis" : "ok", stale],
-    ["Running for", duration(Math.max(0, Date.now() - node.startedAt) / 1000)],
+    [texts.state, stale ? texts.noRedis : texts.ok, stale],
+    [texts.runningFor, duration(Math.max(0, Date.now() - node.startedAt) / 1000)],
     [
-      "Connections",
-      `${number.format(connections)} of ${number.format(maxConnections)}`,
+      texts.connections,
+      fill(texts.connectionsOf, { count: number.format(connections), most: number.format(maxConnections) }),
       connections > 0.9 * maxConnections,
     ],
-    ["Memory", inUnit(node.memory / 2 ** 20, "megabyte", { maximumFractionDigits: 0, unitDisplay: "short" })],
-    ["Engine", engine === "redis" ? "Redis, shared by all nodes" : "SQLite"],
-    ["Engine errors", number.format(node.engineErrors), node.engineErrors > 0],
-    ["Errors while saving statistics", number.format(node.journalErrors), node.journalErrors > 0],
-    ["Runtime", node.runtime],
+    [texts.memory, inUnit(node.memory / 2 ** 20, "megabyte", { maximumFractionDigits: 0, unitDisplay: "short" })],
+    [texts.engine, engine === "redis" ? texts.redis : "SQLite"],
+    [texts.engineErrors, number.format(node.engineErrors), node.engineErrors > 0],
+    [texts.journalErrors, number.format(node.journalErrors), node.journalErrors > 0],
+    [texts.runtime, node.runtime],
   ];
   const list = byId("node");
   for (const [index, [name, value, isBad = false]] of rows.entries()) {
@@ -286,18 +288,18 @@ function showNode(node: NonNullable<State["node"]>): void {
 }
 
 const COLUMNS: [by: keyof Reading, words: string][] = [
-  ["page", "Page"],
-  ["views", "Views"],
-  ["seconds", "Total time"],
-  ["median", "Median"],
-  ["p90", "p90"],
+  ["page", texts.page],
+  ["views", texts.viewsColumn],
+  ["seconds", texts.seconds],
+  ["median", texts.median],
+  ["p90", texts.p90],
 ];
 
 function showReadings(): void {
   const { by, descending } = sorting;
   for (const [index, [key]] of COLUMNS.entries())
     byId("columns").children[index]!.ariaSort = key === by ? (descending ? "descending" : "ascending") : "none";
-  const collator = new Intl.Collator(undefined, { numeric: true });
+  const collator = new Intl.Collator(locale, { numeric: true });
   const compare = (a: Reading, b: Reading) =>
     by === "page" ? collator.compare(a.page, b.page) : a[by] - b[by] || b.seconds - a.seconds;
   const sorted = [...readings];
@@ -315,12 +317,15 @@ function showReadings(): void {
   byId("columns").closest("table")!.hidden = readings.length === 0;
   const left = readings.length - cells.length;
   byId("more-reading").hidden = left === 0;
-  write(byId("more-reading"), `Show ${number.format(Math.min(left, MANY_ROWS))} more (${number.format(left)} left)`);
+  write(
+    byId("more-reading"),
+    fill(texts.moreRows, { count: number.format(Math.min(left, MANY_ROWS)), left: number.format(left) }),
+  );
   const sum = (key: "views" | "seconds") => readings.reduce((total, its) => total + its[key], 0);
-  const words = `${number.format(sum("views"))} ${sum("views") === 1 ? "view" : "views"}, ${duration(sum("seconds"))}`;
-  const whole =
-    readings.length < MAX_MOST_READ ? "" : `. The list has the ${number.format(MAX_MOST_READ)} most read pages`;
-  write(byId("reading-sum"), readings.length === 0 ? "" : words + whole);
+  const words = counted(texts.views, sum("views"), { time: duration(sum("seconds")) });
+  const isCut = readings.length >= MAX_MOST_READ;
+  const whole = isCut ? fill(texts.mostRead, { sum: words, count: number.format(MAX_MOST_READ) }) : words;
+  write(byId("reading-sum"), readings.length === 0 ? "" : whole);
 }
 
 // ---- Asking ----
@@ -334,7 +339,7 @@ async function ask<Answer>(path: string, signal: AbortSignal): Promise<Answer> {
 
 /** What went wrong, in the service's own words where there are any. */
 async function reasonOf(failure: unknown): Promise<string> {
-  if (!(failure instanceof Response)) return "it does not answer";
+  if (!(failure instanceof Response)) return texts.noAnswer;
   const problem = await failure.json().catch(() => undefined);
   return problem?.title ?? `HTTP ${failure.status}`;
 }
@@ -350,16 +355,18 @@ async function poll(): Promise<void> {
       site = largest?.site;
       isChosen = largest !== undefined && largest.visitors > 0;
     }
-    if (state.node?.stale)
-      showLink("stale", "No connection to Redis. These are the last known totals plus changes on this node");
-    else showLink("live", "Live");
+    if (state.node?.stale) showLink("stale", texts.stale);
+    else showLink("live", texts.live);
     show(state);
     if (heardAt >= loadAt || loaded !== key()) void load();
   } catch (failure) {
     const reason = await reasonOf(failure);
-    const since = heardAt === undefined ? "" : ` since ${clock.format(heardAt)}. These are the last known numbers`;
-    showLink("lost", `The service is not reachable (${reason})${since}`);
-    document.title = "Not reachable – Headcount";
+    const words =
+      heardAt === undefined
+        ? fill(texts.notReachable, { reason })
+        : fill(texts.notReachableSince, { reason, time: clock.format(heardAt) });
+    showLink("lost", words);
+    document.title = texts.notReachableTitle;
     // Ten wrong passwords a minute are a guess too many: this page does not ask again with one that is old.
     if (failure instanceof Response && failure.status === 401) return;
   }
@@ -391,7 +398,7 @@ async function load(): Promise<void> {
   } catch (failure) {
     if (signal.aborted) return;
     byId("chart").classList.toggle("unknown", isNew);
-    write(byId("readout"), `Cannot load the history: ${await reasonOf(failure)}`);
+    write(byId("readout"), fill(texts.noHistory, { reason: await reasonOf(failure) }));
   }
 }
 

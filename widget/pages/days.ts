@@ -2,7 +2,10 @@
  * Views and visitors by day as bars: for 30 days, a year, and all. It asks for its own numbers, and reads exact values to
  * the mouse, a finger or the arrow keys.
  */
+import { days as texts } from "#texts";
 import uPlot from "uplot";
+import { counted, locale, number } from "./locale.ts";
+import { fill } from "./words.ts";
 
 /** What /dashboard/days answers: dates in the time zone of the service, and no day on which nothing was counted. */
 interface DaysAnswer {
@@ -23,17 +26,14 @@ const RANGE_DAYS: Record<string, number> = { month: 30, year: 365, all: FEWEST_D
 const STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].flatMap((power) => [power, 2 * power, 5 * power]);
 const FONT = "12px system-ui, sans-serif";
 
-const number = new Intl.NumberFormat();
-const compact = new Intl.NumberFormat(undefined, { notation: "compact" });
+const compact = new Intl.NumberFormat(locale, { notation: "compact" });
 /** A date of the answer is read and written as UTC, so that no time zone of the reader moves it. */
-const inUtc = (options: Intl.DateTimeFormatOptions) =>
-  new Intl.DateTimeFormat(undefined, { ...options, timeZone: "UTC" });
+const inUtc = (options: Intl.DateTimeFormatOptions) => new Intl.DateTimeFormat(locale, { ...options, timeZone: "UTC" });
 const fullDate = inUtc({ dateStyle: "medium" });
 const dayLabel = inUtc({ day: "numeric", month: "short" });
 const monthLabel = inUtc({ month: "short", year: "numeric" });
 
 const colour = (name: string) => () => getComputedStyle(document.documentElement).getPropertyValue(name);
-const counted = (count: number, word: string) => `${number.format(count)} ${word}${count === 1 ? "" : "s"}`;
 const secondOf = (date: string) => Date.parse(`${date}T00:00Z`) / 1000;
 
 /** Every day of the range, as the columns that uPlot wants. */
@@ -51,16 +51,21 @@ function columnsOf({ today, days }: DaysAnswer, range: string): Columns {
 function textOf([seconds, views, visitors]: Columns, index: number | null | undefined): string {
   const dateAt = (at: number) => fullDate.format(seconds[at]! * 1000);
   if (index != null) {
-    return `${counted(views[index]!, "view")} · ${counted(visitors[index]!, "visitor")} · ${dateAt(index)}`;
+    return `${counted(texts.views, views[index]!)} · ${counted(texts.visitors, visitors[index]!)} · ${dateAt(index)}`;
   }
   const most = views.reduce((best, value, at) => (value > views[best]! ? at : best), 0);
   const sum = views.reduce((total, value) => total + value, 0);
-  if (sum === 0) return "Nothing was counted.";
-  return `${counted(sum, "view")} in ${counted(seconds.length, "day")} · highest: ${number.format(views[most]!)} on ${dateAt(most)}`;
+  if (sum === 0) return texts.nothing;
+  return fill(texts.sum, {
+    views: counted(texts.views, sum),
+    days: counted(texts.days, seconds.length),
+    most: number.format(views[most]!),
+    date: dateAt(most),
+  });
 }
 
-const bars = (fill: string): uPlot.Series => ({
-  fill: colour(fill),
+const bars = (property: string): uPlot.Series => ({
+  fill: colour(property),
   width: 0,
   paths: uPlot.paths.bars!({ size: [0.75, 48] }),
   points: { show: false },
@@ -152,7 +157,9 @@ export function createDays(element: HTMLElement, readout: HTMLElement, ranges: H
     } catch (failure) {
       if (signal.aborted) return;
       element.classList.toggle("unknown", isNew);
-      readout.textContent = `Cannot load the days: ${failure instanceof Error ? failure.message : String(failure)}`;
+      readout.textContent = fill(texts.notLoaded, {
+        reason: failure instanceof Error ? failure.message : String(failure),
+      });
     }
   };
 

@@ -1,18 +1,22 @@
 /** The home page: words for what the widget says in numbers, and the copy button. */
+import { home as texts } from "#texts";
 import type { HeadcountState } from "../headcount.d.ts";
 
 const byId = (id: string) => document.getElementById(id)!;
 
 const HINTS: Record<HeadcountState, string> = {
-  connecting: "Connecting …",
-  live: "The tag below counts this page. Open the page in another browser and watch the number change.",
-  stale: "The connection is lost. This is the last known number. Reconnecting …",
+  connecting: texts.connecting,
+  live: texts.live,
+  stale: texts.stale,
 };
 
 const write = (id: string, text: string) => {
   const element = byId(id);
   if (element.textContent !== text) element.textContent = text; // a status is read out only when it changes
 };
+
+// The service does not know under which path a proxy serves it, and the browser does.
+write("address", `"${new URL("widget.js", location.origin + location.pathname).href}"`);
 
 document.addEventListener("headcount", ({ detail: { state } }) => {
   write("hint", HINTS[state]);
@@ -23,14 +27,14 @@ async function copy(): Promise<string> {
   const lines = byId("snippet");
   try {
     await navigator.clipboard.writeText(lines.textContent);
-    return "Copied";
+    return texts.copied;
   } catch {
     getSelection()?.selectAllChildren(lines);
-    return "Selected";
+    return texts.selected;
   }
 }
 
 byId("copy").addEventListener("click", async () => {
   write("copy", await copy());
-  setTimeout(write, 2000, "copy", "Copy");
+  setTimeout(write, 2000, "copy", texts.copy);
 });
