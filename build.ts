@@ -13,7 +13,13 @@ import * as en from "./widget/pages/texts/en.ts";
 import * as zh from "./widget/pages/texts/zh.ts";
 
 /** Bytes of Brotli, paid by every visitor of every site. Lower a budget when its script gets smaller; never raise it. */
-const BUDGETS: Record<string, number> = { "widget.js": 1700, "busuanzi.js": 2200 };
+const BUDGETS: Record<string, number> = { "widget.js": 1600, "busuanzi.js": 2200 };
+
+/**
+ * The letters of minified names in the widget, first come, first served. Terser's own order takes 27 bytes more of Brotli.
+ * A random search found this one among 30,000. It fits this text of the widget: after a larger change, search again.
+ */
+const LETTERS = "rtolv_dMpzQuxiqLcafKOeyJNmZwYUnXsAWkTHbChVDGRSE$IgjPFB";
 
 /** What stands for `{{language}}` in a page, and the file that stands for `#texts` in its script. */
 const LANGUAGE_TAGS: Record<Language, string> = { en: "en", zh: "zh-CN" };
@@ -61,7 +67,12 @@ export function browser(entry: string, language: Language = "en"): string {
   const alias = { "#texts": textsFile(language) };
   const text = bundle(entry, { minify: true, format, target: "es2020", tsconfigRaw: "{}", alias });
   if (!/(widget|busuanzi)\.ts$/.test(entry)) return text;
-  return minify(text, { ecma: 2020 }).code!; // another look at it saves 25 bytes more, in every page
+  return minify(text, { ecma: 2020, mangle: { nth_identifier: { get: nthName } } }).code!; // 50 bytes less, in every page
+}
+
+function nthName(index: number): string {
+  const letter = LETTERS[index % LETTERS.length]!;
+  return index < LETTERS.length ? letter : letter + nthName(Math.floor(index / LETTERS.length));
 }
 
 /**

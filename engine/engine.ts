@@ -153,6 +153,8 @@ export interface StatsStore {
   history(site: string, fromMinute: number, step: number): Promise<Peak[]>;
   /** The highest count ever, if there was any. */
   highest(site: string): Promise<Peak | undefined>;
+  /** The first minute in which anybody was there, of those that are kept: the last HISTORY_DAYS, and the highest ever. */
+  firstMinute(site: string): Promise<number | undefined>;
 }
 
 /** Keeps views and visitors, for good. */

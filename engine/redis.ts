@@ -294,6 +294,10 @@ export class RedisEngine implements Engine {
     return this.#statistics.highest(site);
   }
 
+  firstMinute(site: string): Promise<number | undefined> {
+    return this.#statistics.firstMinute(site);
+  }
+
   countVisitors(entries: readonly VisitorEntry[], unlistedSites?: ReadonlySet<string>): Promise<void> {
     return this.#totals.countVisitors(entries, unlistedSites);
   }

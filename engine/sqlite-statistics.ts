@@ -47,6 +47,8 @@ const SQL = {
   history: `SELECT minute - minute % ?3 AS minute, max(peak) AS peak FROM history
     WHERE site = ${THE_SITE} AND minute >= ?2 GROUP BY 1 ORDER BY 1`,
   highest: `SELECT minute, peak FROM highest WHERE site = ${THE_SITE}`,
+  firstMinute: `SELECT min(minute) AS minute FROM (SELECT min(minute) AS minute FROM history WHERE site = ${THE_SITE}
+    UNION ALL SELECT minute FROM highest WHERE site = ${THE_SITE})`,
   forgetHistory: "DELETE FROM history WHERE site = ? AND minute < ?",
   hasHistory: "SELECT 1 FROM history WHERE site = ? LIMIT 1",
 };
@@ -89,6 +91,11 @@ export class SqliteStatistics implements StatsStore {
   async highest(site: string): Promise<Peak | undefined> {
     const read = (database: DatabaseSync) => database.prepare(SQL.highest).get(site);
     return (await this.#file.read(read)) as Peak | undefined;
+  }
+
+  async firstMinute(site: string): Promise<number | undefined> {
+    const read = (database: DatabaseSync) => database.prepare(SQL.firstMinute).get(site);
+    return ((await this.#file.read(read)) as { minute: number | null }).minute ?? undefined;
   }
 
   /** Forgets old history, and the sites that are not listed and have no history left, which makes room for others. */

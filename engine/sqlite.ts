@@ -145,6 +145,10 @@ export class SqliteEngine implements Engine {
     return this.#statistics.highest(site);
   }
 
+  firstMinute(site: string): Promise<number | undefined> {
+    return this.#statistics.firstMinute(site);
+  }
+
   async countVisitors(entries: readonly VisitorEntry[], unlistedSites: ReadonlySet<string> = new Set()): Promise<void> {
     await this.#file.write((database) => countVisitors(database, new Names(database, unlistedSites), entries));
   }

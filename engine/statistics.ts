@@ -153,6 +153,20 @@ export class RedisStatistics implements StatsStore {
     return peak === undefined ? undefined : { minute: Number(minute), peak: Number(peak) };
   }
 
+  async firstMinute(site: string): Promise<number | undefined> {
+    const today = Math.floor(this.#wallClock() / MINUTE_MS / DAY_MINUTES);
+    const days = Array.from({ length: HISTORY_DAYS + 2 }, (_, index) => today - HISTORY_DAYS + index);
+    const [isKept, highest] = await Promise.all([
+      this.#link.ask((client) => Promise.all(days.map((day) => client.exists(this.#dayKey(site, day))))),
+      this.highest(site),
+    ]);
+    const day = days[isKept.indexOf(1)];
+    if (day === undefined) return highest?.minute;
+    const bytes = await this.#link.ask((client) => client.getBuffer(this.#dayKey(site, day)));
+    const [first] = peaksOfDay(day, bytes);
+    return Math.min(first?.minute ?? Infinity, highest?.minute ?? Infinity);
+  }
+
   // Recording
 
   /** Calls of `record` run one after the other, because the parts of a site must be sent in order. */

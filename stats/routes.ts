@@ -104,7 +104,8 @@ function addOperatorRoutes<E extends Env>(app: Hono<E>, options: StatsRoutesOpti
     const step = Math.ceil(minutes / MAX_CHART_POINTS);
     const to = Math.floor(engine.wallClock() / MINUTE_MS);
     const from = (Math.floor((to - minutes) / step) + 1) * step;
-    return c.json({ from, to, step, points: await engine.history(site, from, step) });
+    const [points, since] = await Promise.all([engine.history(site, from, step), engine.firstMinute(site)]);
+    return c.json({ from, to, step, since, points });
   };
   app.get("/dashboard/history", forSite(answerHistory));
 

@@ -60,6 +60,22 @@ suite("dashboard history", ["chromium"], () => {
     expect(errors).toEqual([]);
   });
 
+  test("a time without anybody is zero, not unknown, when somebody was there before", async () => {
+    const service = await startWithPast([[3 * 1440, 5]], []);
+    const { page, errors } = await dashboard(service, {}, "#site=a.example&range=week");
+    await shows(page, "#readout", /^Highest: 5 · /);
+    const { x, y, width } = (await page.locator("#chart .u-over").boundingBox())!;
+    const readoutAt = async (share: number, text: RegExp) => {
+      await page.mouse.move(x + width * share, y + 20);
+      await shows(page, "#readout", text);
+    };
+    await readoutAt(0.5, /^Not known · /);
+    await readoutAt(0.7, /^0 · /);
+    await page.getByRole("button", { name: "Hour" }).click();
+    await readoutAt(0.01, /^0 · /); // although this service has just been started
+    expect(errors).toEqual([]);
+  });
+
   test("draws the past also when somebody has just come, whom the history does not know yet", async () => {
     const past = Array.from({ length: 500 }, (_, index): [number, number] => [180 + 2 * index, 7]);
     const service = await startWithPast(past, []);

@@ -83,8 +83,15 @@ suite("dashboard looks", ["chromium"], () => {
     const first = await visitor.open("/");
     await shows(page, "#visitors-word", "person now");
     await shows(page, "#open-pages-word", "open page");
+    for (const [word, words] of [
+      ["#today-word", "visitor today"],
+      ["#all-visitors-word", "visitor ever"],
+      ["#all-views-word", "view ever"],
+    ] as const)
+      await shows(page, word, words);
     const second = await visitor.open("/second");
     await shows(page, "#open-pages-word", "open pages");
+    await shows(page, "#all-views-word", "views ever");
     await Promise.all([first.close(), second.close()]);
   });
 

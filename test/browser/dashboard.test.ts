@@ -81,6 +81,25 @@ suite("dashboard", ["chromium"], () => {
     expect(errors).toEqual([]);
   });
 
+  test("draws somebody who comes in a new minute at once", async () => {
+    const service = await startService();
+    const context = await newBrowser();
+    // In this browser, and in the history that it is told, a minute ends three seconds after the page was opened.
+    const aheadMs = 60_000 - ((Date.now() + 3_000) % 60_000);
+    await context.addInitScript(`{ const now = Date.now; Date.now = () => now() + ${aheadMs}; }`);
+    await context.route("**/dashboard/history*", async (route) => {
+      const to = Math.floor((Date.now() + aheadMs) / 60_000);
+      await route.fulfill({ json: { from: to - 59, to, step: 1, points: [] } });
+    });
+    const { page, errors } = await open(context, `${service.url}/dashboard`);
+    await shows(page, "#readout", "Nobody was online.");
+    await sleep(3_500);
+    const visitor = await new Visitor(service.url, "https://a.example").open("/");
+    await shows(page, "#readout", /^Highest: 1 · /, 8_000);
+    await visitor.close();
+    expect(errors).toEqual([]);
+  });
+
   test("shows the past of a site where nobody is, until somebody is on another one", async () => {
     const service = await startWithPast([[30, 7]], ["/"]);
     const { page, errors } = await dashboard(service);

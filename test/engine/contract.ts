@@ -93,6 +93,10 @@ export function contract(name: string, open: () => Promise<Engine>, openEmpty: (
     expect(await engine.history(site, 0, 1)).toHaveLength(2); // however long ago it is asked for
     expect(await engine.highest(site)).toEqual({ minute: MINUTE - DAY_MINUTES - 1, peak: 12 });
     expect(await engine.highest("other.example")).toBeUndefined();
+    expect(await engine.firstMinute(site)).toBe(MINUTE - DAY_MINUTES - 1);
+    expect(await engine.firstMinute("other.example")).toBeUndefined();
+    await engine.record({ readings: [], peaks: [{ site, minute: MINUTE - DAY_MINUTES - 3, peak: 1 }] });
+    expect(await engine.firstMinute(site)).toBe(MINUTE - DAY_MINUTES - 3);
     await engine.close();
   });
 

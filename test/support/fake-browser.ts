@@ -25,8 +25,9 @@ export class Clock {
   #lastId = 0;
   readonly #timers = new Map<number, { at: number; run: () => void }>();
 
-  readonly setTimeout = (run: () => void, ms = 0): number => {
-    this.#timers.set(++this.#lastId, { at: this.now + Math.max(0, ms | 0), run }); // 32 bits, as in browsers
+  readonly setTimeout = <Words extends unknown[]>(run: (...words: Words) => void, ms = 0, ...words: Words): number => {
+    const at = this.now + Math.max(0, ms | 0); // 32 bits, as in browsers
+    this.#timers.set(++this.#lastId, { at, run: () => run(...words) });
     return this.#lastId;
   };
 

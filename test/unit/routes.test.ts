@@ -281,7 +281,7 @@ describe("routes", () => {
     await engine.record({ readings: [], peaks, views: [] });
     const history = async (range: string) => {
       const response = await request(`/dashboard/history?site=example.com&range=${range}`, { headers: OPERATOR });
-      return (await response.json()) as { step: number; to: number; points: { minute: number; peak: number }[] };
+      return (await response.json()) as { step: number; since: number; points: { minute: number; peak: number }[] };
     };
     expect((await history("hour")).points.map(({ peak }) => peak)).toEqual([55, 6, 5]);
     const week = await history("week");
@@ -289,6 +289,7 @@ describe("routes", () => {
     expect(Math.max(...week.points.map(({ peak }) => peak))).toBe(2_005);
     for (const { minute } of week.points) expect(minute % week.step).toBe(0);
     expect((await history("quarter")).step).toBe(180);
+    for (const range of ["hour", "quarter"]) expect((await history(range)).since).toBe(now - 2_000);
     expect(await history("constructor")).toMatchObject({ status: 400 });
   });
 

@@ -111,7 +111,7 @@ describe("widget: reconnect", () => {
 
   test("an absurd Retry-After overflows no timer", async () => {
     const page = await Page.open({ answer: () => refuse(503, { "Retry-After": "31536000" }) });
-    expect(await page.wait(30 * DAY)).toBe(2_000_000_000);
+    expect(await page.wait(30 * DAY)).toBeGreaterThan(10 * DAY);
   });
 
   test("a Retry-After that is a date, and any other error, means the usual backoff", async () => {
@@ -143,7 +143,7 @@ describe("widget: reconnect", () => {
     expect(page.shown).toBe("– stale");
   });
 
-  test.each([403, 404])("HTTP %d without a problem document stops it all the same", async (status) => {
+  test.each([400, 401, 403, 404])("HTTP %d without a problem document stops it all the same", async (status) => {
     const page = await Page.open({ answer: () => new Response("<h1>Sorry</h1>", { status }) });
     expect(await page.wait()).toBe(Infinity);
     expect(page.warnings).toEqual([`headcount: ${status} <h1>Sorry</h1>`]);

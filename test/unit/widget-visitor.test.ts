@@ -34,6 +34,13 @@ describe("widget: visitor", () => {
     expect((await open(page(""))).observe).toBe(false);
   });
 
+  test("no other hash that begins with #headcount- is stored", async () => {
+    const storage = { "https://count.example/": "a.visitor" };
+    const { tokens } = await Page.open({ storage, url: `https://site.example/page#headcount-${"x".repeat(5000)}` });
+    expect(tokens[0]!.body).toMatchObject({ visitor: "a.visitor", observe: false });
+    expect(storage).toEqual({ "https://count.example/": "a.visitor" });
+  });
+
   test("an open page that goes to #headcount-off is the last one that counts", async () => {
     const storage = {};
     const page = await Page.live({ storage });

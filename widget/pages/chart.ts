@@ -12,7 +12,7 @@ export interface History {
   to: number;
   step: number;
   points: { minute: number; peak: number }[];
-  /** The first minute that is known; nothing is drawn before it. Without it, that is the first point. */
+  /** The first minute that is known; nothing is drawn before it. Missing when nobody was ever there. */
   since?: number;
 }
 
@@ -46,7 +46,7 @@ const timeLabels: uPlot.Axis.DynamicValues = (_plot, seconds, _axis, _space, inc
   });
 
 /** Every interval of the history, as the two columns that uPlot wants. */
-function columnsOf({ from, to, step, points, since = points[0]?.minute ?? to }: History): Columns {
+function columnsOf({ from, to, step, points, since = to }: History): Columns {
   const peaks = new Map(points.map(({ minute, peak }) => [minute, peak]));
   const minutes = Array.from({ length: Math.floor((to - from) / step) + 1 }, (_, index) => from + index * step);
   const people = minutes.map((minute) => peaks.get(minute) ?? (minute + step > since ? 0 : null));

@@ -54,6 +54,7 @@ interface Reading {
 
 const STATE_MS = 2_000;
 const HISTORY_MS = 20_000;
+const MINUTE_MS = 60_000; // a new minute is a new point of the history
 const PATIENCE_MS = 10_000; // for an answer
 const FEW_PAGES = 10;
 const MANY_ROWS = 25;
@@ -199,7 +200,7 @@ function showNow({ node, sites }: State): void {
   write(byId("open-pages-word"), counted(texts.openPages, its?.openPages ?? 0));
   write(byId("peak"), its ? number.format(its.peak) : "–");
   write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
-  write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * 60_000)})` : "");
+  write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * MINUTE_MS)})` : "");
   showTotals(its?.totals);
   byId("visitors").classList.toggle("stale", node?.stale === true);
   const title = fill(texts.title, { count: number.format(visitors) });
@@ -380,7 +381,8 @@ async function load(): Promise<void> {
   const { signal } = (loading = new AbortController());
   const isNew = loaded !== key();
   loaded = key();
-  loadAt = Date.now() + HISTORY_MS;
+  const now = Date.now();
+  loadAt = Math.min(now + HISTORY_MS, now - (now % MINUTE_MS) + MINUTE_MS);
   void days.load(site);
   const about = site === undefined ? "" : `site=${encodeURIComponent(site)}`;
   try {
@@ -401,9 +403,8 @@ async function load(): Promise<void> {
 }
 
 /** From when on the service knows how many people were there: since its start it knows, also when nobody was. */
-function firstKnownMinute({ since, points }: History): number {
-  const started = Math.floor((state?.node?.startedAt ?? Date.now()) / 60_000);
-  return Math.min(started, since ?? points[0]?.minute ?? Infinity);
+function firstKnownMinute({ since = Infinity }: History): number {
+  return Math.min(since, Math.floor((state?.node?.startedAt ?? Date.now()) / MINUTE_MS));
 }
 
 // ---- Choosing ----

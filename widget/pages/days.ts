@@ -105,7 +105,7 @@ const options: Omit<uPlot.Options, "width" | "height"> = {
       values: (_plot, values) => values.map((value) => compact.format(value)),
     },
   ],
-  series: [{}, bars("--glow"), bars("--accent")],
+  series: [{}, bars("--bar"), bars("--accent")],
 };
 
 /** @param ranges the group of buttons that choose the range */
