@@ -149,8 +149,18 @@ export class Journal {
     }
   }
 
-  /** Reads the site's peak and the page's median again where they are old. True when either has changed. */
-  async refresh(site: LiveRoom, page: RoomName, now: number): Promise<boolean> {
+  /**
+   * Reads the site's peak and the page's median again where they are old.
+   * @returns true when either has changed; undefined when there is nothing to read
+   */
+  refresh(site: LiveRoom, page: RoomName, now: number): Promise<boolean> | undefined {
+    const peak = this.#dayPeaks.get(site);
+    const median = this.#medians.get(page);
+    const areFresh = peak !== undefined && median !== undefined && now < peak.expiresAt && now < median.expiresAt;
+    return areFresh ? undefined : this.#refreshBoth(site, page, now);
+  }
+
+  async #refreshBoth(site: LiveRoom, page: RoomName, now: number): Promise<boolean> {
     const [peakChanged, medianChanged] = await Promise.all([
       this.#refresh(this.#dayPeaks, site, now, () => this.peak(site.site)),
       this.#refresh(this.#medians, page, now, (known) => this.#readMedian(page, known)),
