@@ -353,8 +353,8 @@ const SCAN_MS = 50; // how often departures and waiting sites are looked at
 const MAX_DEPARTURES = 4_000; // per scan: those of 20,000 visitors who close their page at once take half a second
 const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 750; // plus the time of a broadcast to 20,000 pages, this is within the promised second
-/** A frame to one page costs about 10 µs (measured). Broadcasts may take an eighth of the time, hence 80 µs per page. */
-const INTERVAL_MS_PER_PAGE = 0.08;
+/** A frame to one page costs about 10 µs (measured). Broadcasts may take a fifteenth of the time, hence 150 µs per page. */
+const INTERVAL_MS_PER_PAGE = 0.15;
 
 export class Rooms {
   readonly #sites = new Map<string, SiteState>();
