@@ -72,6 +72,7 @@ import {
   webUrl,
 } from "./edge/names.ts";
 import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
+import { inPortions } from "./engine/portions.ts";
 import {
   type Cluster,
   type Engine,
@@ -704,6 +705,7 @@ const RECONNECTS_PER_SECOND = 2_500; // a node takes as many with ease
 const DRAIN_MS = 8_000;
 const RECORD_MS = 5_000; // how much of the statistics a crash may lose
 const MAX_SWEEP_MS = 1_000;
+const PORTION_MS = 15; // so long are frames sent without a pause for everything else
 const MAX_REFRESHES = 100; // per scan: each asks the engine for a median
 
 const PageFrame = v.pipe(
@@ -726,6 +728,8 @@ export class Connections {
   readonly #onBroadcast: (delayMs: number) => void;
   readonly #clock: Clock;
   #isStale = false;
+  /** The frames of a broadcast that are not sent yet. */
+  #broadcast: Generator<[Connection, string], void> | undefined;
   #willFlush = false;
   #sweptAt = Infinity;
   /** Once the node stops: the time in seconds in which pages are to reconnect. */
@@ -832,17 +836,45 @@ export class Connections {
       this.#toRefresh.add(connection);
     }
     this.#moved.clear();
-    for (const { site, page, siteChanged, pageChanged } of this.#rooms.tick(this.#clock.now())) {
-      const { count } = site.room;
-      const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === count; // or the old one, reached again
-      const frame = this.#frame({
-        site: siteChanged ? count : undefined,
-        page: pageChanged ? page.count : undefined,
-        peak: isNewPeak ? count : undefined,
-      });
-      for (const viewer of page.audience) this.#send(viewer as Connection, frame); // `admit` creates all viewers
+    this.#broadcast ??= this.#frames(this.#rooms.tick(this.#clock.now())); // what changes during a broadcast waits
+    this.#sendPortion();
+  }
+
+  /** Goes on with the broadcast. A frame costs about 10 µs, so a large audience gets its frames in several turns. */
+  #sendPortion(): void {
+    const pauseAt = this.#clock.now() + PORTION_MS;
+    for (let next = this.#broadcast?.next(); next?.done === false; next = this.#broadcast?.next()) {
+      this.#send(...next.value);
+      if (this.#clock.now() >= pauseAt) return void setImmediate(this.#sendNextPortion);
+    }
+    this.#broadcast = undefined;
+  }
+
+  readonly #sendNextPortion = guarded(() => this.#sendPortion());
+
+  /** Who is to get which frame. A portion that is sent later tells the count of that time. */
+  *#frames(publications: readonly Publication[]): Generator<[Connection, string], void> {
+    for (const publication of publications) {
+      const { site, page } = publication;
+      let count: number | undefined;
+      let frame = "";
+      for (const viewer of page.audience) {
+        if (frame === "" || count !== site.room.count) frame = this.#publicationFrame(publication);
+        count = site.room.count;
+        yield [viewer as Connection, frame]; // `admit` creates all viewers
+      }
       this.#onBroadcast(this.#clock.now() - site.dirtySince);
     }
+  }
+
+  #publicationFrame({ site, page, siteChanged, pageChanged }: Publication): string {
+    const { count } = site.room;
+    const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === count; // or the old one, reached again
+    return this.#frame({
+      site: siteChanged ? count : undefined,
+      page: pageChanged ? page.count : undefined,
+      peak: isNewPeak ? count : undefined,
+    });
   }
 
   /** Flushes at the end of this turn of the event loop, so that everything that happens in one turn is in one frame. */
@@ -924,15 +956,17 @@ export class Connections {
   setStale(stale: boolean): void {
     if (stale === this.#isStale) return;
     this.#isStale = stale;
-    for (const connection of this.#open) this.#sendAll(connection, { stale });
+    const tell = (connection: Connection) => this.#sendAll(connection, { stale: this.#isStale });
+    inPortions(this.#open, tell, PORTION_MS).catch(report);
   }
 
   /** Closes all connections with a time to reconnect in. Resolves when all are gone, or after 8 s. */
   async drain(): Promise<void> {
     const seconds = Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / RECONNECTS_PER_SECOND));
-    this.#reconnectWindow = String(seconds);
-    for (const { socket } of this.#open) socket?.close(CLOSE.restart, this.#reconnectWindow);
+    const reconnectWindow = String(seconds);
+    this.#reconnectWindow = reconnectWindow;
     const deadline = this.#clock.now() + DRAIN_MS;
+    await inPortions(this.#open, ({ socket }) => socket?.close(CLOSE.restart, reconnectWindow), PORTION_MS);
     while (this.#open.size > 0 && this.#clock.now() < deadline) await this.#clock.sleep(20);
   }
 

@@ -6,6 +6,7 @@
  *     npm run bench -- deno                on Deno, against bare Deno
  *     npm run bench -- curve               1k, 5k, 10k and 18k pages
  *     npm run bench -- sites               1, 100 and 10,000 sites with the same 10,000 pages
+ *     npm run bench -- stalls              for how long the event loop stands still (add `deno`)
  *     npm run bench -- page                what the tag costs a page that carries it, in Chromium
  *     npm run bench -- cluster             what several nodes cost Redis (2 minutes; --nodes 1,3)
  *     npm run bench -- cluster --pages 30000         so many pages on two nodes (--proxy: behind nginx)
@@ -33,6 +34,7 @@ import { type Figures, median } from "./figures.ts";
 import { startGenerator } from "./generator.ts";
 import type { Order, Report } from "./load.ts";
 import { benchPage } from "./page.ts";
+import { stalls } from "./stalls.ts";
 
 /** What a row of the table is about: so many pages, evenly on so many sites. */
 interface Case {
@@ -359,6 +361,7 @@ process.on("SIGTERM", () => process.exit(143));
 process.on("exit", removeLeftovers);
 
 if (positionals.includes("page")) await benchPage(rounds);
+else if (positionals.includes("stalls")) await stalls(positionals.includes("deno") ? "deno" : "bun");
 else if (!positionals.includes("cluster")) await main();
 else if (values.pages === undefined) await cluster(values.nodes.split(",").map(Number));
 else await manyPages(Number(values.pages), values.proxy);

@@ -43,7 +43,9 @@ export type Order =
   /** Watch. */
   | { do: "idle"; seconds: number }
   /** Close all pages but those of so many visitors, and wait until the rest show that number. */
-  | { do: "leave"; keep: number };
+  | { do: "leave"; keep: number }
+  /** Wait until the server has closed all pages. */
+  | { do: "part" };
 
 /** What an order took. */
 export interface Report {
@@ -172,7 +174,7 @@ function receive(page: Page, opcode: number, bytes: Uint8Array, from: number, en
   } else if (opcode === 0x9) {
     seen.pings += 1;
     page.socket?.write(PONG);
-  }
+  } else if (opcode === 0x8) page.socket?.end(CLOSE);
 }
 
 /** Cuts what arrived into frames; the start of an incomplete one waits in `page.rest`. */
@@ -406,11 +408,18 @@ async function leave(keep: number): Promise<void> {
   leaving = false;
 }
 
+async function part(): Promise<void> {
+  leaving = true;
+  await allRight(0);
+  leaving = false;
+}
+
 async function obey(order: Order): Promise<Report["fanout"]> {
   if (order.do === "fanout") return fanout();
   if (order.do === "join") await join(order.pages, order.elsewhere);
   else if (order.do === "trickle") await trickle(order.pages, order.everyMs);
   else if (order.do === "leave") await leave(order.keep);
+  else if (order.do === "part") await part();
   else await Bun.sleep(order.seconds * 1000);
   return undefined;
 }
