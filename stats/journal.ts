@@ -18,6 +18,7 @@ import {
   type StatsStore,
 } from "../engine/engine.ts";
 import { LRUCache } from "lru-cache";
+import { inPortions } from "../engine/portions.ts";
 import { bucketOf } from "../engine/reading.ts";
 import type { LiveRoom, LiveSites, RecordedSites } from "./live.ts";
 import type { Totals } from "./totals.ts";
@@ -127,7 +128,7 @@ export class Journal {
 
   /** Gives everything to the engine, views that still go on included. The journal keeps and retries what the engine refuses. */
   async record(views: Iterable<View>, now: number): Promise<void> {
-    for (const view of views) this.#measure(view, now);
+    await inPortions(views, (view) => this.#measure(view, now));
     this.#notePeaks();
     const sums = this.#sums;
     const readings = [...sums.values()].flatMap((buckets) => Array.from(buckets.values()));
