@@ -705,7 +705,7 @@ const RECONNECTS_PER_SECOND = 2_500; // a node takes as many with ease
 const DRAIN_MS = 8_000;
 const RECORD_MS = 5_000; // how much of the statistics a crash may lose
 const MAX_SWEEP_MS = 250; // of 18,000 pages, 180 are pinged in this time, and their numbers are read again
-const PORTION_MS = 15; // so long are frames sent without a pause for everything else
+const PORTION_MS = 10; // so long are frames sent without a pause for everything else
 const MAX_REFRESHES = 100; // per scan: each asks the engine for a median
 
 const PageFrame = v.pipe(
