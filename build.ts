@@ -80,6 +80,7 @@ function service(entry: string, assets: Assets): { text: string; inputs: string[
     target: "esnext",
     external: ["bun", "bun:*"],
     define: { BUNDLED: JSON.stringify(assets), VERSION: JSON.stringify(version) },
+    alias: { "jsonc-parser": "jsonc-parser/lib/esm/main.js" }, // its main file loads parts by names that bundlers do not see
     // CommonJS packages ask for runtime modules by `require`, which a module does not have on Deno.
     banner: {
       js: '#!/usr/bin/env bun\nif (typeof Bun === "undefined" && typeof Deno === "undefined") {\n  console.error("Headcount runs on Bun or Deno, not on Node: start it with `bun server.js`, or with `npx headcount`.");\n  process.exit(1);\n}\nimport { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);',

@@ -41,9 +41,8 @@
  */
 
 import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import process from "node:process";
-import { URL } from "node:url";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
 import { getCookie } from "hono/cookie";
 import { isbot } from "isbot";
@@ -71,8 +70,7 @@ import {
   userAgentOf,
   webUrl,
 } from "./edge/names.ts";
-import { addOwnPages, type Assets, ASSETS } from "./edge/pages.ts";
-import { inPortions } from "./engine/portions.ts";
+import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
 import {
   type Cluster,
   type Engine,
@@ -82,7 +80,9 @@ import {
   NotYetKnownError,
   type SharedSettings,
 } from "./engine/engine.ts";
+import { inPortions } from "./engine/portions.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
+import { type EngineOptions, readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
@@ -1183,7 +1183,7 @@ export function createApp(options: AppOptions): Hono<App> {
   });
   addOwnPages(app, assets, settings.TRUST_PROXY);
   addCheckRoute(app, options);
-  addHealthRoutes(app, connections, refuse);
+  addHealthRoutes(app, connections, journal, refuse);
   app.options("*", answerPreflight);
   app.notFound((c) => refuse(c, "unknown"));
   app.onError((error, c) => {
@@ -1194,11 +1194,14 @@ export function createApp(options: AppOptions): Hono<App> {
   return app;
 }
 
-function addHealthRoutes(app: Hono<App>, connections: Connections, refuse: Refuse): void {
+/** A service whose numbers are stale, or whose statistics cannot be written, still takes visitors. */
+function addHealthRoutes(app: Hono<App>, connections: Connections, journal: Journal, refuse: Refuse): void {
   app.get("/healthz", (c) => c.text("ok"));
-  app.get("/readyz", (c) =>
-    connections.isDraining ? refuse(c, "draining") : c.text(connections.stale ? "ok, stale" : "ok"),
-  );
+  app.get("/readyz", (c) => {
+    if (connections.isDraining) return refuse(c, "draining");
+    const troubles = [connections.stale && "stale", journal.isFailing && "statistics cannot be written"];
+    return c.text(["ok", ...troubles.filter((trouble) => trouble !== false)].join(", "));
+  });
 }
 
 function answerPreflight(c: Context): Response {
@@ -1646,8 +1649,14 @@ function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Sig
  * Counts the visitors who were online before a restart, and starts the timers.
  * @returns a function that stops the service: it hands over, sends all pages away, and writes everything
  */
-export async function startService({ engine, rooms, connections, clock }: Service): Promise<() => Promise<void>> {
-  const held = await engine.held().catch((error: unknown) => {
+export async function startService({
+  engine,
+  signer,
+  rooms,
+  connections,
+  clock,
+}: Service): Promise<() => Promise<void>> {
+  const held = await engine.held(signer.fingerprint).catch((error: unknown) => {
     report(error); // a dip is better than no service
     return [];
   });
@@ -1655,7 +1664,7 @@ export async function startService({ engine, rooms, connections, clock }: Servic
   for (const member of held) rooms.hold(member, now + HOLD_MS, now);
   const stopTimers = connections.start();
   return async () => {
-    await engine.hold(rooms.members()).catch(report); // before any page leaves
+    await engine.hold(rooms.members(), signer.fingerprint).catch(report); // before any page leaves
     await connections.drain();
     stopTimers();
     await connections.record();
@@ -1663,30 +1672,25 @@ export async function startService({ engine, rooms, connections, clock }: Servic
   };
 }
 
-/** Loads the engine that the settings ask for, and only that one. */
-export async function openEngine({ REDIS_URL, DATA, TOKEN_TTL_SECONDS }: Settings): Promise<Engine> {
-  const tokenTtlMs = TOKEN_TTL_SECONDS * 1_000;
-  if (REDIS_URL === undefined) {
-    const { SqliteEngine } = await import("./engine/sqlite.ts");
-    return SqliteEngine.open({ folder: DATA, tokenTtlMs, log });
-  }
-  const { RedisEngine } = await import("./engine/redis.ts");
-  return RedisEngine.open(REDIS_URL, { tokenTtlMs, log });
+/** Numbers that an engine does not use are easily taken for lost ones. */
+function warnOfUnusedData({ REDIS_URL, DATA }: Settings): void {
+  const file = `${DATA}/headcount.db`;
+  if (REDIS_URL === undefined || !existsSync(file)) return;
+  log("warn", "DATA holds numbers that are not used, because REDIS_URL is set", {
+    file,
+    advice: "to move them, run headcount export without REDIS_URL, and headcount import with it (docs/operate.md)",
+  });
 }
 
-declare const BUNDLED: Assets | undefined;
-declare const VERSION: string | undefined;
-
-/** The version of this service. From source it is read from package.json. */
-const readVersion = (): string =>
-  typeof VERSION === "undefined"
-    ? (JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")) as { version: string }).version
-    : VERSION;
-
-function readAssets(): Assets {
-  if (typeof BUNDLED !== "undefined") return BUNDLED;
-  const folder = new URL("dist/", import.meta.url);
-  return Object.fromEntries(ASSETS.map((name) => [name, readFileSync(new URL(name, folder), "utf8")])) as Assets;
+/** Loads the engine that the settings ask for, and only that one. */
+export async function openEngine(settings: Settings, more: Partial<EngineOptions> = {}): Promise<Engine> {
+  const options = { tokenTtlMs: settings.TOKEN_TTL_SECONDS * 1_000, log, ...more };
+  if (settings.REDIS_URL === undefined) {
+    const { SqliteEngine } = await import("./engine/sqlite.ts");
+    return SqliteEngine.open({ folder: settings.DATA, ...options });
+  }
+  const { RedisEngine } = await import("./engine/redis.ts");
+  return RedisEngine.open(settings.REDIS_URL, options);
 }
 
 /** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
@@ -1709,9 +1713,25 @@ const untilSignal = (...signals: NodeJS.Signals[]) =>
 
 const LAST_LINES_MS = 500;
 
+/** Serves, or does what the command line says instead. */
 async function main(): Promise<void> {
+  const command = readCommand(process.argv.slice(2));
+  if (command.name === "serve") await runService();
+  else
+    await runCommand(command, readVersion, async (options) => {
+      const settings = readSettings(process.env);
+      const sites = new AllowedSites(settings.SITES);
+      const store = await openEngine(settings, options);
+      return { store, siteName: (name) => sites.forImport(name), pageName };
+    });
+  process.exit(0);
+}
+
+/** Serves until a signal comes. */
+async function runService(): Promise<void> {
   const openFiles = openFilesLimit();
   const settings = readSettings(process.env, openFiles);
+  warnOfUnusedData(settings);
   const engine = await openEngine(settings);
   const service = await createService({ settings, engine, assets: readAssets(), version: readVersion(), openFiles });
   const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
@@ -1721,7 +1741,6 @@ async function main(): Promise<void> {
   log("info", "stopping", { pages: service.connections.size });
   await stop();
   await flushLog(LAST_LINES_MS);
-  process.exit(0);
 }
 
 if (import.meta.main) {

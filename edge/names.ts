@@ -94,6 +94,13 @@ export class AllowedSites {
     if (this.names.has(name) || name === host) return name;
     return this.byOrigin(webUrl(`https://${name}`), host);
   }
+
+  /** The site that numbers from elsewhere are imported for: one of SITES or, without SITES, any that a page may have. */
+  forImport(name: string): string | undefined {
+    if (name === "") return undefined;
+    if (this.#fallback.length === 0) return this.byName(name, "");
+    return parseSite(name)?.name ?? (isValidHost(name) ? name.toLowerCase() : undefined);
+  }
 }
 
 const MAX_PAGE_NAME_LENGTH = 1_024;

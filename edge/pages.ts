@@ -1,6 +1,7 @@
 /** The service's own pages and scripts, as build.ts made them. */
 
 import { createHash, randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import type { Context, Env, Handler, Hono } from "hono";
 import { ownOrigin } from "./names.ts";
@@ -17,6 +18,20 @@ export const ASSETS = [
   "README.md",
 ] as const;
 export type Assets = Record<(typeof ASSETS)[number], string>;
+
+declare const BUNDLED: Assets | undefined;
+declare const VERSION: string | undefined;
+
+const textOf = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), "utf8");
+
+export function readAssets(): Assets {
+  if (typeof BUNDLED !== "undefined") return BUNDLED;
+  return Object.fromEntries(ASSETS.map((name) => [name, textOf(`dist/${name}`)])) as Assets;
+}
+
+/** The version of this service. From source it is read from package.json. */
+export const readVersion = (): string =>
+  typeof VERSION === "undefined" ? (JSON.parse(textOf("package.json")) as { version: string }).version : VERSION;
 
 /** Themes append `busuanzi.pure.mini.js` or `js` to the address that an owner sets. */
 const BUSUANZI_PATHS = ["/busuanzi.js", "/busuanzi.pure.mini.js", "/js"];

@@ -105,11 +105,16 @@ export interface DayTotals {
 }
 
 /** What a secret is for: signing visitors and tokens, IDENTITY=hash, the visitors of a day, the operator's password. */
-export type SecretKind = "signing" | "salt" | "day" | "admin";
+export const SECRET_KINDS = ["signing", "salt", "day", "admin"] as const;
+export type SecretKind = (typeof SECRET_KINDS)[number];
 
 /** Keeps the secrets of the service. */
 export interface SecretStore {
-  /** A random secret, made when it is first asked for. There is one per kind: asking for another `name` replaces it. */
+  /**
+   * A random secret, made when it is first asked for. There is one per kind: asking for another `name` replaces it. Of kind
+   * "day" there is one per day, because a clock may be put back for a while: the name is a day, asking for a day throws the
+   * earlier ones away, and later ones stay for two days.
+   */
   secret(kind: SecretKind, name: string): Promise<string>;
 }
 
@@ -125,10 +130,13 @@ export interface TokenStore {
 
 /** Keeps the visitors of this node counted while it restarts. */
 export interface HandOver {
-  /** Keeps who is online. The node stops now. */
-  hold(members: Iterable<Member>): Promise<void>;
-  /** Who was online here when the node stopped, if that was a moment ago and no other node counts them. Empties itself. */
-  held(): Promise<Member[]>;
+  /** Keeps who is online. The node stops now. @param signer the fingerprint of the secret that signed these visitors */
+  hold(members: Iterable<Member>, signer: string): Promise<void>;
+  /**
+   * Who was online here when the node stopped, if that was a moment ago and no other node counts them. Empties itself.
+   * @param signer visitors whom another secret signed are not returned: they come back with new ids, and would count twice
+   */
+  held(signer: string): Promise<Member[]>;
 }
 
 /** Keeps reading times and peaks. */
@@ -159,6 +167,74 @@ export interface TotalsStore {
   pageViews(site: string, pages: readonly string[]): Promise<number[]>;
   /** The days since a day on which anything was counted, oldest first. */
   days(site: string, fromDay: number): Promise<DayTotals[]>;
+}
+
+/** Totals of a site that were counted elsewhere. */
+export interface ImportedTotals {
+  readonly total: number;
+  readonly visitors: number;
+  /** Page → views. */
+  readonly pages: ReadonlyMap<string, number>;
+}
+
+/** A secret, as an export holds it. */
+export interface KeptSecret {
+  readonly secret: SecretKind;
+  readonly name: string;
+  readonly value: string;
+}
+
+/**
+ * One thing that is kept of a site, as an export holds it. Days are numbers as everywhere, minutes are those since 1970, `seconds` are
+ * the sum over all views of a page, and `histogram` is [bucket, views] in ascending order. A site that is not in SITES is
+ * `unlisted`.
+ */
+export type KeptSiteEntry =
+  | { readonly site: string; readonly total: number; readonly visitors: number; readonly unlisted?: true | undefined }
+  | { readonly site: string; readonly page: string; readonly views: number }
+  | {
+      readonly site: string;
+      readonly page: string;
+      readonly seconds: number;
+      readonly histogram: readonly (readonly [bucket: number, views: number])[];
+    }
+  | { readonly site: string; readonly day: number; readonly views: number; readonly visitors: number }
+  | { readonly site: string; readonly peaks: readonly (readonly [minute: number, peak: number])[] }
+  | { readonly site: string; readonly highest: readonly [minute: number, peak: number] }
+  | { readonly site: string; readonly source: string; readonly total: number; readonly visitors: number }
+  | { readonly site: string; readonly source: string; readonly page: string; readonly views: number }
+  | { readonly site: string; readonly day: number; readonly hashes: readonly string[] };
+
+export type KeptEntry = KeptSecret | KeptSiteEntry;
+
+/** At most so many [minute, peak] or hashes are in one entry: those of a day, or about 20 KB. */
+export const MAX_PER_ENTRY = 1_440;
+
+/** An import that cannot be done, whatever the engine. Nothing was changed. */
+export class ImportRefusal extends Error {}
+
+/** Reads everything that is kept, and brings it back. */
+export interface TransferStore {
+  /** The names of all sites of which anything is kept, in the order of code units. */
+  keptSites(): Promise<string[]>;
+  /** Everything that is kept of a site, always in the same order. @param withVisitors whether to tell who came today */
+  keptEntries(site: string, withVisitors: boolean): Promise<KeptSiteEntry[]>;
+  /** The secrets of the service. */
+  keptSecrets(): Promise<KeptSecret[]>;
+  /**
+   * Brings entries back, all or nothing. On Redis that is true of each site; the same entries again complete what was
+   * interrupted.
+   * @param id tells one export from another
+   * @throws {ImportRefusal} when anything is kept already of one of the sites
+   */
+  restore(id: string, sites: readonly string[], entries: Iterable<KeptEntry>): Promise<void>;
+  /** What was imported from a source, if anything was. Long names of pages are shortened, as everywhere. */
+  imported(site: string, source: string): Promise<ImportedTotals | undefined>;
+  /**
+   * Makes what was imported from a source exactly this, all or nothing: the same totals again change nothing.
+   * @throws {ImportRefusal} when a number would be too large to be exact
+   */
+  importTotals(site: string, source: string, totals: ImportedTotals): Promise<void>;
 }
 
 /** A room as the cluster sees it: its name, and the visitors whom this node has in it. */
@@ -193,7 +269,7 @@ export interface Cluster {
   count(site: string, page?: string): Promise<number>;
 }
 
-export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore, TotalsStore {
+export interface Engine extends SecretStore, TokenStore, HandOver, StatsStore, TotalsStore, TransferStore {
   /** What the engine is called on the dashboard. */
   readonly name: "embedded" | "redis";
   /** How many of its calls have failed. */

@@ -1,6 +1,6 @@
 /** The options of the Redis engine, the durations that follow from them, and the names of its keys. */
 
-import type { Log } from "./engine.ts";
+import type { Log, SecretKind } from "./engine.ts";
 
 export interface Options {
   readonly tokenTtlMs: number;
@@ -50,3 +50,19 @@ export const BATCH_GAP_MS = 20;
 /** The key `name` of a site. The braces make a hash tag. A host name may hold braces too, so they are encoded. */
 export const keyOf = (prefix: string, site: string, name: string): string =>
   `${prefix}{${site.replace(/[{}%]/g, encodeURIComponent)}}:${name}`;
+
+/** The site and the name of one of its keys. */
+export function siteOfKey(prefix: string, key: string): { readonly site: string; readonly name: string } {
+  const end = key.indexOf("}:", prefix.length);
+  const site = key.slice(prefix.length + 1, end).replace(/%7B|%7D|%25/g, decodeURIComponent);
+  return { site, name: key.slice(end + 2) };
+}
+
+const DAILY_SECRET_TTL_SECONDS = 2 * 86_400;
+
+export const secretKey = (prefix: string, kind: SecretKind, name: string): string =>
+  `${prefix}secret:${kind}${name && `:${name}`}`;
+
+/** For how long a secret is kept; undefined for ever. */
+export const ttlOfSecret = (kind: SecretKind): number | undefined =>
+  kind === "salt" || kind === "day" ? DAILY_SECRET_TTL_SECONDS : undefined;

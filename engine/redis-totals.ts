@@ -32,7 +32,6 @@
 import { LRUCache } from "lru-cache";
 import {
   type DayTotals,
-  MAX_PAGES_PER_SITE,
   messageOf,
   OTHER_PAGES,
   type SiteTotals,
@@ -44,10 +43,13 @@ import {
 import { isTemporary, type Link } from "./link.ts";
 import { keyOf, type Options } from "./options.ts";
 import { VIEWS, VISITORS } from "./scripts.ts";
+import { limitsOf, type UnlistedSites } from "./unlisted.ts";
 
 /** A part of the views of a site, as it is sent. */
 export interface ViewPart {
   readonly site: string;
+  /** Whether the site is in SITES. */
+  readonly isListed: boolean;
   /** Grows from part to part. */
   readonly number: number;
   readonly views: readonly ViewSum[];
@@ -79,6 +81,8 @@ interface KnownVisitors {
 
 /** What this node knows of a site. */
 interface KnownSite {
+  /** Whether the site is in SITES. */
+  isListed: boolean;
   /** The epoch that Redis named last. */
   epoch: string | undefined;
   visitors: KnownVisitors | undefined;
@@ -102,7 +106,7 @@ const MARK_TRUSTED_MS = (MARK_TTL_SECONDS / 2) * 1_000;
 /** How long after the beginning of an epoch a node can come late without a loss. */
 const BASE_TTL_SECONDS = 3_600;
 /** A day of 25 hours, and an hour for nodes that are late. */
-const DAY_TTL_SECONDS = 26 * 3_600;
+export const DAY_TTL_SECONDS = 26 * 3_600;
 const MAX_RESTORES = 10; // of one site, without success
 
 const TOTAL = "t";
@@ -115,6 +119,7 @@ export class RedisTotals implements TotalsStore {
   readonly #options: Required<Options>;
   /** The mark of this node's last part. */
   readonly #mark: string;
+  readonly #unlisted: UnlistedSites;
   readonly #sites = new LRUCache<string, KnownSite>({
     max: MAX_SITES,
     dispose: ({ hashes }) => (this.#hashCount -= hashes.size),
@@ -128,8 +133,9 @@ export class RedisTotals implements TotalsStore {
   #isRestoring = false;
 
   /** @param mark the name of the key with this node's last part, in each site */
-  constructor(link: Link, options: Required<Options>, mark: string) {
+  constructor(link: Link, options: Required<Options>, mark: string, unlisted: UnlistedSites) {
     this.#link = link;
+    this.#unlisted = unlisted;
     this.#options = options;
     this.#mark = mark;
   }
@@ -142,7 +148,8 @@ export class RedisTotals implements TotalsStore {
   }
 
   /** Adds a part. Parts of a site must come in order. @throws {Error} when Redis does not answer, or refuses all of it */
-  async addViews({ site, number, views, sentIn }: ViewPart): Promise<Refusal> {
+  async addViews({ site, isListed, number, views, sentIn }: ViewPart): Promise<Refusal> {
+    this.#site(site).isListed = isListed;
     const adds = new Map([[TOTAL, 0]]);
     for (const { page, day, views: count } of views)
       for (const cell of [TOTAL, viewsCell(day), pageCell(storedPageName(page))])
@@ -165,10 +172,11 @@ export class RedisTotals implements TotalsStore {
     number: number,
     sentIn: string | undefined,
   ): Promise<ViewsReply> {
-    const { confirmed } = this.#site(site);
+    const { confirmed, isListed } = this.#site(site);
     const expected = confirmed !== undefined && performance.now() < confirmed.at + MARK_TRUSTED_MS;
     const keys = [this.#mark, "counts", "days", "views", "base"].map((name) => this.#key(site, name));
-    const limits = [MARK_TTL_SECONDS, MAX_PAGES_PER_SITE, OTHER_PAGES, BASE_TTL_SECONDS];
+    const { maxPages, ttlSeconds } = limitsOf(isListed);
+    const limits = [MARK_TTL_SECONDS, maxPages, OTHER_PAGES, BASE_TTL_SECONDS, ttlSeconds];
     const last = expected ? [confirmed.number, confirmed.epoch ?? ""] : [0, ""];
     const args: (string | number)[] = [number, ...last, sentIn ?? "", ...limits];
     for (const [name, add] of adds) {
@@ -184,17 +192,23 @@ export class RedisTotals implements TotalsStore {
 
   // Visitors
 
-  async countVisitors(entries: readonly VisitorEntry[]): Promise<void> {
+  /** @param unlistedSites those of the sites that are not in SITES. Visitors of the first few of them are counted */
+  async countVisitors(entries: readonly VisitorEntry[], unlistedSites: ReadonlySet<string> = new Set()): Promise<void> {
     const groups = Map.groupBy(entries, ({ site, day }) => `${day} ${site}`);
-    for (const group of groups.values())
-      for (let from = 0; from < group.length; from += CHUNK) await this.#countChunk(group.slice(from, from + CHUNK));
+    for (const group of groups.values()) {
+      const isListed = !unlistedSites.has(group[0]!.site);
+      for (let from = 0; from < group.length; from += CHUNK)
+        await this.#countChunk(group.slice(from, from + CHUNK), isListed);
+    }
   }
 
   /** Counts visitors of one site and day. A refusal that does not pass hinders no other site. */
-  async #countChunk(entries: readonly VisitorEntry[]): Promise<void> {
+  async #countChunk(entries: readonly VisitorEntry[], isListed: boolean): Promise<void> {
     const { site, day } = entries[0]!;
     const hashes = entries.map(({ hash, isFirstDay }) => [hash, isFirstDay] as const);
     try {
+      this.#site(site).isListed = isListed;
+      if (!(await this.#isKept(site))) return;
       await this.#enter(site, day, hashes, false);
       this.#rememberHashes(site, day, hashes);
     } catch (error) {
@@ -214,11 +228,12 @@ export class RedisTotals implements TotalsStore {
     hashes: readonly (readonly [string, boolean])[],
     restores: boolean,
   ): Promise<void> {
-    const known = this.#site(site).visitors;
+    const { isListed, visitors: known } = this.#site(site);
     const ofDay = this.#cells.get(cellKey(site, visitorsCell(day)));
     const keys = ["counts", "days", `day:${day}`].map((name) => this.#key(site, name));
     const args: (string | number)[] = [day, DAY_TTL_SECONDS, restores ? 1 : 0, ofDay?.value ?? 0, ofDay?.epoch ?? ""];
     args.push(known?.lastDay ?? 0, known?.earlier ?? 0, known?.newcomers ?? 0, known?.epoch ?? "");
+    args.push(limitsOf(isListed).ttlSeconds);
     for (const [hash, isFirstDay] of hashes) args.push(isFirstDay ? 1 : 0, hash);
     const reply = (await this.#link.run(VISITORS, keys, args)) as VisitorsReply;
     const [epoch, lastDay, earlier, newcomers, visitors] = reply;
@@ -258,9 +273,10 @@ export class RedisTotals implements TotalsStore {
     this.#meet(site, epoch ?? undefined);
     const { visitors: known } = this.#site(site);
     const isKnown = known !== undefined && known.epoch !== epoch;
+    const visitors = Math.max(Number(earlier) + Number(newcomers), isKnown ? known.earlier + known.newcomers : 0);
     return {
       total: this.#atLeastKnown(site, TOTAL, total),
-      visitors: Math.max(Number(earlier) + Number(newcomers), isKnown ? known.earlier + known.newcomers : 0),
+      visitors: Math.min(visitors, Number.MAX_SAFE_INTEGER), // an import may come near it
       today: this.#atLeastKnown(site, visitorsCell(day), today),
     };
   }
@@ -298,7 +314,8 @@ export class RedisTotals implements TotalsStore {
   async check(): Promise<void> {
     const known = Array.from(this.#sites.entries(), ([site, { epoch }]) => ({ site, isCounted: epoch !== undefined }));
     try {
-      for (const { site, isCounted } of known) if (isCounted) await this.#change(site, new Map(), 0, undefined);
+      for (const { site, isCounted } of known)
+        if (isCounted && (await this.#isKept(site))) await this.#change(site, new Map(), 0, undefined);
     } catch {
       return; // deliberate: Redis is away again, and the link reports that
     }
@@ -317,7 +334,7 @@ export class RedisTotals implements TotalsStore {
   async #tryToRestore(site: string): Promise<boolean> {
     try {
       const epoch = this.epochOf(site);
-      await this.#restoreSite(site);
+      if (await this.#isKept(site)) await this.#restoreSite(site);
       if (this.epochOf(site) === epoch) this.#lost.delete(site); // else Redis has lost its data once more
       return true;
     } catch (error) {
@@ -345,6 +362,11 @@ export class RedisTotals implements TotalsStore {
       await this.#enter(site, day, entries.slice(from, from + CHUNK), true);
   }
 
+  /** Whether the site is in SITES, or one of the first few others. */
+  async #isKept(site: string): Promise<boolean> {
+    return this.#site(site).isListed || (await this.#unlisted.admit([site])).has(site);
+  }
+
   /** Redis named the epoch of a site; undefined when it has none. */
   #meet(site: string, epoch: string | undefined): void {
     const known = this.#site(site);
@@ -364,7 +386,8 @@ export class RedisTotals implements TotalsStore {
   #site(site: string): KnownSite {
     const found = this.#sites.get(site);
     if (found !== undefined) return found;
-    const known: KnownSite = { epoch: undefined, visitors: undefined, confirmed: undefined, hashes: new Map() };
+    const isNew = { isListed: true, epoch: undefined, visitors: undefined, confirmed: undefined };
+    const known: KnownSite = { ...isNew, hashes: new Map() };
     this.#sites.set(site, known);
     return known;
   }

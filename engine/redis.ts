@@ -46,6 +46,8 @@
  *   agreement.ts    notices nodes with other settings
  *   statistics.ts   reading times and peaks, and the way of everything that the journal records
  *   redis-totals.ts views and visitors
+ *   unlisted.ts     sites that are not in SITES
+ *   redis-transfer.ts export and import
  *   options.ts      options, durations, names of keys
  */
 
@@ -55,6 +57,10 @@ import { RedisCluster } from "./cluster.ts";
 import {
   type DayTotals,
   type Engine,
+  type ImportedTotals,
+  type KeptEntry,
+  type KeptSecret,
+  type KeptSiteEntry,
   type Member,
   messageOf,
   newSecret,
@@ -70,11 +76,13 @@ import {
   type VisitorEntry,
 } from "./engine.ts";
 import { type Client, connect, Link, sendAt } from "./link.ts";
-import { BATCH_GAP_MS, durationsOf, type Options, withDefaults } from "./options.ts";
+import { BATCH_GAP_MS, durationsOf, type Options, secretKey, ttlOfSecret, withDefaults } from "./options.ts";
 import { RedisTotals } from "./redis-totals.ts";
+import { RedisTransfer } from "./redis-transfer.ts";
 import { CLAIM } from "./scripts.ts";
 import { newNodeName } from "./site.ts";
 import { RedisStatistics } from "./statistics.ts";
+import { UnlistedSites } from "./unlisted.ts";
 
 // ── Secrets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 // Every node remembers the secrets that it uses, and puts them back when Redis has lost them.
@@ -85,8 +93,6 @@ interface Secret {
   /** undefined for a secret that stays */
   readonly ttlSeconds: number | undefined;
 }
-
-const DAILY_SECRET_TTL_SECONDS = 2 * 86_400;
 
 const sha256 = (text: string) => createHash("sha256").update(text).digest("base64url");
 
@@ -131,8 +137,8 @@ class Secrets implements SecretStore {
    * salt while Redis is away, and nobody can compute the last salt from the next one. The visitors of a day can wait.
    */
   #propose(kind: SecretKind, name: string, last: Secret | undefined): Secret {
-    const key = `${this.#options.prefix}secret:${kind}${name && `:${name}`}`;
-    const ttlSeconds = kind === "salt" || kind === "day" ? DAILY_SECRET_TTL_SECONDS : undefined;
+    const key = secretKey(this.#options.prefix, kind, name);
+    const ttlSeconds = ttlOfSecret(kind);
     if (last?.key === key) return last;
     const value = last === undefined || kind === "day" ? newSecret() : sha256(last.value + name);
     return { key, ttlSeconds, value };
@@ -204,6 +210,7 @@ export class RedisEngine implements Engine {
   readonly #tokens: Tokens;
   readonly #totals: RedisTotals;
   readonly #statistics: RedisStatistics;
+  readonly #transfer: RedisTransfer;
   readonly #beat: ReturnType<typeof setInterval>;
 
   private constructor(client: Client, options: Required<Options>) {
@@ -218,8 +225,11 @@ export class RedisEngine implements Engine {
     this.#secrets = new Secrets(this.#link, options);
     this.#tokens = new Tokens(this.#link, options);
     const mark = `wrote:${newNodeName()}`;
-    this.#totals = new RedisTotals(this.#link, options, mark);
-    this.#statistics = new RedisStatistics(this.#link, options, () => this.wallClock(), mark, this.#totals);
+    const wallClock = () => this.wallClock();
+    const unlisted = new UnlistedSites(this.#link, options.prefix, wallClock);
+    this.#totals = new RedisTotals(this.#link, options, mark, unlisted);
+    this.#statistics = new RedisStatistics(this.#link, options, wallClock, mark, this.#totals, unlisted);
+    this.#transfer = new RedisTransfer(this.#link, options, this, unlisted);
     this.#beat = setInterval(() => this.#maintain(), beatMs);
   }
 
@@ -284,8 +294,8 @@ export class RedisEngine implements Engine {
     return this.#statistics.highest(site);
   }
 
-  countVisitors(entries: readonly VisitorEntry[]): Promise<void> {
-    return this.#totals.countVisitors(entries);
+  countVisitors(entries: readonly VisitorEntry[], unlistedSites?: ReadonlySet<string>): Promise<void> {
+    return this.#totals.countVisitors(entries, unlistedSites);
   }
 
   siteTotals(site: string, day: number): Promise<SiteTotals> {
@@ -298,6 +308,30 @@ export class RedisEngine implements Engine {
 
   days(site: string, fromDay: number): Promise<DayTotals[]> {
     return this.#totals.days(site, fromDay);
+  }
+
+  keptSites(): Promise<string[]> {
+    return this.#transfer.keptSites();
+  }
+
+  keptEntries(site: string, withVisitors: boolean): Promise<KeptSiteEntry[]> {
+    return this.#transfer.keptEntries(site, withVisitors);
+  }
+
+  keptSecrets(): Promise<KeptSecret[]> {
+    return this.#transfer.keptSecrets();
+  }
+
+  restore(id: string, sites: readonly string[], entries: Iterable<KeptEntry>): Promise<void> {
+    return this.#transfer.restore(id, sites, entries);
+  }
+
+  imported(site: string, source: string): Promise<ImportedTotals | undefined> {
+    return this.#transfer.imported(site, source);
+  }
+
+  importTotals(site: string, source: string, totals: ImportedTotals): Promise<void> {
+    return this.#transfer.importTotals(site, source, totals);
   }
 
   async close(): Promise<void> {

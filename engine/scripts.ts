@@ -295,6 +295,12 @@ local function begin_epoch(counts)
   redis.call("HSET", counts, "epoch", epoch)
   return epoch
 end
+local most = 9007199254740991 -- a larger number would not be exact; an import may come near it
+local function expire(ttl, keys) -- "" for never
+  for _, key in ipairs(keys) do
+    if ttl == "" then redis.call("PERSIST", key) else redis.call("EXPIRE", key, ttl) end
+  end
+end
 `;
 
 /**
@@ -307,11 +313,12 @@ end
  * KEYS: mark of the node's last part, counts, days, views by page, base.
  * ARGV: number of the part (0: only raise), number of the last part that Redis has confirmed to the node (0: unknown) and the
  * epoch of that, epoch in which the part was sent before ("": never), life of the mark in s, limit of pages, name of the page of all others, life of the base
- * in s; then for each cell: name, what to add, the value that the node knows, and the epoch of that.
+ * in s, life of the numbers in s ("" for ever); then for each cell: name, what to add, the value that the node knows, and the
+ * epoch of that.
  */
 export const VIEWS = script(`${TOTALS_COMMON}
 local mark, counts, days, views, base = unpack(KEYS)
-local part, confirmed, confirmed_epoch, sent_epoch, mark_ttl, max_pages, other, base_ttl = unpack(ARGV, 1, 8)
+local part, confirmed, confirmed_epoch, sent_epoch, mark_ttl, max_pages, other, base_ttl, ttl = unpack(ARGV, 1, 9)
 part, confirmed = tonumber(part), tonumber(confirmed)
 local written = tonumber(redis.call("GET", mark) or 0)
 local epoch = redis.call("HGET", counts, "epoch")
@@ -348,13 +355,13 @@ local function change(cell, add, known, known_epoch)
   else
     value = math.max(value, known)
   end
-  if adds then value = value + add end
+  if adds then value = math.min(value + add, most) end
   redis.call("HSET", key, field, value)
   return is_folded and -1 or value
 end
 
 local refused, reason, values = 0, "", {}
-for i = 9, #ARGV, 4 do
+for i = 10, #ARGV, 4 do
   local done, value = pcall(change, ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3])
   if not done then
     refused = refused + 1
@@ -363,6 +370,7 @@ for i = 9, #ARGV, 4 do
   values[#values + 1] = done and value or -1
 end
 if is_young and redis.call("TTL", base) < 0 then redis.call("EXPIRE", base, base_ttl) end
+expire(ttl, {counts, days, views})
 return {epoch, is_of_past_epoch and 1 or 0, refused, reason, values}
 `);
 
@@ -377,17 +385,17 @@ return {epoch, is_of_past_epoch and 1 or 0, refused, reason, values}
  * KEYS: counts, days, set of the day.
  * ARGV: day, life of the set in s, 1 if the node restores visitors who were counted before; visitors of the day as the node
  * knows them, and the epoch of that; last day, visitors before that day and newcomers of that day as the node knows them, and
- * the epoch of that; then for each visitor: 1 for a newcomer, else 0, and the hash.
+ * the epoch of that; life of the numbers in s ("" for ever); then for each visitor: 1 for a newcomer, else 0, and the hash.
  */
 export const VISITORS = script(`${TOTALS_COMMON}
 local counts, days, set = unpack(KEYS)
 local day, ttl, restores, known_visitors, visitors_epoch = unpack(ARGV, 1, 5)
-local known_day, known_earlier, known_newcomers, known_epoch = unpack(ARGV, 6, 9)
+local known_day, known_earlier, known_newcomers, known_epoch, numbers_ttl = unpack(ARGV, 6, 10)
 day = tonumber(day)
 local function newcomers_in_set() return redis.call("ZCOUNT", set, 1, 1) end
 local newcomers_before = newcomers_in_set()
 local epoch = redis.call("HGET", counts, "epoch") or begin_epoch(counts)
-if #ARGV > 9 then redis.call("ZADD", set, unpack(ARGV, 10)) end
+if #ARGV > 10 then redis.call("ZADD", set, "NX", unpack(ARGV, 11)) end
 if redis.call("TTL", set) == -1 then redis.call("EXPIRE", set, ttl) end
 
 local function number(field) return tonumber(redis.call("HGET", counts, field) or 0) end
@@ -409,5 +417,59 @@ elseif restores == "0" then earlier = earlier + newcomers_in_set() - newcomers_b
 visitors = math.max(visitors, redis.call("ZCARD", set))
 redis.call("HSET", counts, "day", last, "earlier", earlier, "newcomers", newcomers)
 if visitors > 0 then redis.call("HSET", days, day .. "u", visitors) end
+expire(numbers_ttl, {counts, days})
 return {epoch, last, earlier, newcomers, visitors}
+`);
+
+// ── IMPORT ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Makes what was imported from a source exactly what is in the new ledger, all or nothing. A ledger is a hash of the cells "t",
+ * "u" (visitors of the site) and "p<page>". Answers the cell that would be too large to be exact, or nothing. Takes about
+ * 40 ms for 10,000 pages.
+ *
+ * KEYS: new ledger, ledger, sources, counts, views. ARGV: source, limit of pages, name of the page of all others.
+ */
+export const IMPORT = script(`${TOTALS_COMMON}
+local new, ledger, sources, counts, views = unpack(KEYS)
+local source, max_pages, other = unpack(ARGV)
+
+local difference = {} -- cell -> what must be added
+local function collect(key, sign)
+  local entries = redis.call("HGETALL", key)
+  for i = 1, #entries, 2 do
+    difference[entries[i]] = (difference[entries[i]] or 0) + sign * tonumber(entries[i + 1])
+  end
+end
+collect(new, 1)
+collect(ledger, -1)
+
+local room = max_pages - (redis.call("HLEN", views) - redis.call("HEXISTS", views, other)) -- for new pages
+local function place_of(page, add)
+  if redis.call("HEXISTS", views, page) == 1 then return page end
+  if room <= 0 or add < 0 then return other end
+  room = room - 1
+  return page
+end
+
+local sums = {} -- key -> field -> its new value
+local function plan(cell, add)
+  local key, field = views, string.sub(cell, 2)
+  if cell == "t" then key, field = counts, "total"
+  elseif cell == "u" then key, field = counts, "earlier"
+  else field = place_of(field, add) end
+  sums[key] = sums[key] or {}
+  local value = sums[key][field] or tonumber(redis.call("HGET", key, field) or 0)
+  sums[key][field] = math.max(0, value + add)
+  return sums[key][field] <= most
+end
+for cell, add in pairs(difference) do
+  if add ~= 0 and not plan(cell, add) then return cell end
+end
+for key, fields in pairs(sums) do
+  for field, value in pairs(fields) do redis.call("HSET", key, field, value) end
+end
+redis.call("RENAME", new, ledger)
+redis.call("PERSIST", ledger)
+redis.call("SADD", sources, source)
 `);

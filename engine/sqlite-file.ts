@@ -13,18 +13,12 @@
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, renameSync } from "node:fs";
 import { dirname } from "node:path";
 import type { DatabaseSync } from "node:sqlite";
-import { type Log, messageOf } from "./engine.ts";
+import { ImportRefusal, type Log, messageOf } from "./engine.ts";
 import { migrate, NewerFileError } from "./sqlite-schema.ts";
+import { addSecret, allSecrets, type Secret } from "./sqlite-secrets.ts";
 
 /** Imported here, and not above, so that a bundle on a runtime without it can still say that this is the wrong runtime. */
 const sqlite = await import("node:sqlite");
-
-/** A row of the table `secrets`. */
-interface Secret {
-  readonly kind: string;
-  readonly name: string;
-  readonly value: string;
-}
 
 const MEMORY = ":memory:";
 const SIDE_FILES = ["", "-journal", "-wal", "-shm"];
@@ -40,6 +34,9 @@ const SETTINGS = `
   PRAGMA journal_mode = WAL;
   PRAGMA synchronous = NORMAL`;
 
+/** Whether the folder or the file is not writable, or cannot be made, until its owner changes something. */
+const isForbidden = (error: unknown): boolean =>
+  /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|EISDIR|readonly database/.test(messageOf(error));
 const isBroken = (error: unknown): boolean => /malformed|not a database/.test(messageOf(error));
 
 export class SqliteFile {
@@ -48,7 +45,7 @@ export class SqliteFile {
   readonly #log: Log;
   /** undefined until it is first used, and after a failure: the next use opens the file again. */
   #database: DatabaseSync | undefined;
-  #lastWrite: Promise<unknown> = Promise.resolve();
+  #lastTransaction: Promise<unknown> = Promise.resolve();
   #nextCheckpointAt = 0;
   #filesSetAside = 0;
   /** The secrets of a file that is gone, for the next one. */
@@ -60,15 +57,16 @@ export class SqliteFile {
   }
 
   /**
-   * Opens the file, and makes it where there is none. A file that cannot be opened now is tried again at each use.
-   * @throws {Error} when a newer version of the service wrote the file
+   * Opens the file, and makes it where there is none. A file that is locked or broken, or on a full disk, is tried again at
+   * each use.
+   * @throws {Error} when a newer version of the service wrote the file, or this process may not write to it
    */
   static open(path: string, log: Log): SqliteFile {
     const file = new SqliteFile(path, log);
     try {
       file.#use();
     } catch (error) {
-      if (error instanceof NewerFileError) throw file.#failureOf(error);
+      if (error instanceof NewerFileError || isForbidden(error)) throw file.#failureOf(error);
       // deliberate: whoever needs the file first reports the failure
     }
     return file;
@@ -88,27 +86,40 @@ export class SqliteFile {
 
   /**
    * Does the work in one transaction. Writes wait for each other.
+   * @throws {ImportRefusal} when the work refuses; then nothing was changed
    * @throws {Error} when the file cannot be used; then nothing was changed
    */
   write<Result>(work: (database: DatabaseSync) => Result | Promise<Result>): Promise<Result> {
-    const write = this.#lastWrite.then(() => this.#transact(work));
-    this.#lastWrite = write.catch(() => {}); // the caller gets the error
-    return write;
+    return this.#inTurn("BEGIN IMMEDIATE", work);
   }
 
-  /** Ends when all writes have ended. */
+  /**
+   * Reads several things as they are at one moment. Other processes may write meanwhile.
+   * @throws {Error} when the file cannot be used
+   */
+  readAtOnce<Result>(work: (database: DatabaseSync) => Result): Promise<Result> {
+    return this.#inTurn("BEGIN", work);
+  }
+
+  /** Ends when all transactions have ended. */
   async close(): Promise<void> {
-    await this.#lastWrite;
+    await this.#lastTransaction;
     if (this.#database !== undefined) this.#checkpoint(this.#database);
     this.#database?.close();
     this.#database = undefined;
   }
 
-  async #transact<Result>(work: (database: DatabaseSync) => Result | Promise<Result>): Promise<Result> {
+  #inTurn<Result>(begin: string, work: (database: DatabaseSync) => Result | Promise<Result>): Promise<Result> {
+    const turn = this.#lastTransaction.then(() => this.#transact(begin, work));
+    this.#lastTransaction = turn.catch(() => {}); // the caller gets the error
+    return turn;
+  }
+
+  async #transact<Result>(begin: string, work: (database: DatabaseSync) => Result | Promise<Result>): Promise<Result> {
     try {
       this.#noticeDeletion();
       const database = this.#use();
-      database.exec("BEGIN IMMEDIATE");
+      database.exec(begin);
       const result = await work(database);
       database.exec("COMMIT");
       const now = performance.now();
@@ -118,7 +129,9 @@ export class SqliteFile {
       }
       return result;
     } catch (error) {
-      throw this.#failureOf(error);
+      if (!(error instanceof ImportRefusal)) throw this.#failureOf(error);
+      this.#database?.exec("ROLLBACK");
+      throw error;
     }
   }
 
@@ -151,8 +164,7 @@ export class SqliteFile {
     migrate(this.#database, () =>
       this.#log("info", "the database is brought to a newer version", { file: this.#path }),
     );
-    const put = this.#database.prepare("INSERT OR IGNORE INTO secrets VALUES (?, ?, ?)");
-    for (const { kind, name, value } of this.#rescuedSecrets) put.run(kind, name, value);
+    for (const secret of this.#rescuedSecrets) addSecret(this.#database, secret);
     this.#rescuedSecrets = [];
   }
 
@@ -189,8 +201,8 @@ export class SqliteFile {
 
   #rescueSecrets(): void {
     try {
-      const secrets = this.#database?.prepare("SELECT kind, name, value FROM secrets").all() ?? [];
-      if (secrets.length > 0) this.#rescuedSecrets = secrets as unknown as Secret[];
+      const secrets = this.#database === undefined ? [] : allSecrets(this.#database);
+      if (secrets.length > 0) this.#rescuedSecrets = secrets;
     } catch {
       // deliberate: they are lost, and every visitor will be a new one after a restart
     }

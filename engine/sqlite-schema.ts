@@ -74,8 +74,22 @@ const addTotals: Migration = (database) =>
       PRIMARY KEY (day, site, hash)) STRICT, WITHOUT ROWID;
   `);
 
+/** There may be keys of several days. `imports` says what was imported from where, so it is never added twice. */
+const addImports: Migration = (database) =>
+  database.exec(`
+    ALTER TABLE secrets ADD COLUMN later_since INTEGER;
+    UPDATE secrets SET kind = 'day ' || name WHERE kind = 'day';
+    CREATE TABLE imports (id INTEGER PRIMARY KEY, site INTEGER NOT NULL, source TEXT NOT NULL, total INTEGER NOT NULL,
+      visitors INTEGER NOT NULL, UNIQUE (site, source)) STRICT;
+    CREATE TABLE imported_pages (import INTEGER NOT NULL, page TEXT NOT NULL, views INTEGER NOT NULL,
+      PRIMARY KEY (import, page)) STRICT, WITHOUT ROWID;
+  `);
+
+/** Held visitors are of no use to a service with another secret. */
+const addSigners: Migration = (database) => database.exec("ALTER TABLE held ADD COLUMN signer TEXT");
+
 /** One entry per version of the file. `PRAGMA user_version` says how many were applied. Add entries, never change one. */
-const MIGRATIONS = [createTables, giveIds, addTotals];
+const MIGRATIONS = [createTables, giveIds, addTotals, addImports, addSigners];
 
 /** A newer version of the service wrote the file, and this version does not know what the file means. */
 export class NewerFileError extends Error {

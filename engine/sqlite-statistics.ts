@@ -167,7 +167,8 @@ async function addPeaks(database: DatabaseSync, names: Names, peaks: StatsEntrie
 }
 
 function forgetSite(database: DatabaseSync, id: number): void {
-  for (const table of ["readings", "pages", "highest", "days", "day_visitors"])
+  database.prepare("DELETE FROM imported_pages WHERE import IN (SELECT id FROM imports WHERE site = ?)").run(id);
+  for (const table of ["readings", "pages", "highest", "days", "day_visitors", "imports"])
     database.prepare(`DELETE FROM ${table} WHERE site = ?`).run(id);
   database.prepare("DELETE FROM sites WHERE id = ?").run(id);
 }

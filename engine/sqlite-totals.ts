@@ -7,12 +7,16 @@ import type { Names } from "./sqlite-names.ts";
 
 const THE_SITE = "(SELECT id FROM sites WHERE name = ?1)";
 
+/** A larger number would not be exact. An import may come near it. */
+const MOST = Number.MAX_SAFE_INTEGER;
+
 const SQL = {
-  addPageViews: "UPDATE pages SET views = views + ?2 WHERE id = ?1",
-  addSiteViews: "UPDATE sites SET total = total + ?2 WHERE id = ?1",
-  addVisitor: "UPDATE sites SET visitors = visitors + 1 WHERE id = ?1",
+  addPageViews: `UPDATE pages SET views = min(views + ?2, ${MOST}) WHERE id = ?1`,
+  addSiteViews: `UPDATE sites SET total = min(total + ?2, ${MOST}) WHERE id = ?1`,
+  addVisitor: `UPDATE sites SET visitors = min(visitors + 1, ${MOST}) WHERE id = ?1`,
   addDay: `INSERT INTO days VALUES (?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET views = views + excluded.views, visitors = visitors + excluded.visitors`,
+    ON CONFLICT DO UPDATE SET views = min(views + excluded.views, ${MOST}),
+      visitors = min(visitors + excluded.visitors, ${MOST})`,
   enter: "INSERT INTO day_visitors VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
   forgetDays: "DELETE FROM day_visitors WHERE day < ?",
   siteTotals: `SELECT total, visitors, coalesce((SELECT visitors FROM days WHERE site = sites.id AND day = ?2), 0) AS today

@@ -9,6 +9,10 @@ import { join } from "node:path";
 import {
   type DayTotals,
   type Engine,
+  type ImportedTotals,
+  type KeptEntry,
+  type KeptSecret,
+  type KeptSiteEntry,
   type Log,
   type Member,
   messageOf,
@@ -16,16 +20,20 @@ import {
   type PageReading,
   type Peak,
   type Reading,
+  type SecretKind,
   SpentNonces,
   type SiteTotals,
   type StatsEntries,
   type VisitorEntry,
 } from "./engine.ts";
+import { entriesOf } from "./kept.ts";
 import { inPortions } from "./portions.ts";
 import { SqliteFile } from "./sqlite-file.ts";
 import { Names } from "./sqlite-names.ts";
+import { keepSecret } from "./sqlite-secrets.ts";
 import { SqliteStatistics } from "./sqlite-statistics.ts";
 import { countVisitors, daysSince, pageViews, siteTotals } from "./sqlite-totals.ts";
+import * as transfer from "./sqlite-transfer.ts";
 
 export interface Options {
   /** The folder of `headcount.db`, made where need be. `:memory:` keeps nothing. */
@@ -35,11 +43,8 @@ export interface Options {
 }
 
 const SQL = {
-  putSecret: `INSERT INTO secrets VALUES (?1, ?2, ?3)
-    ON CONFLICT DO UPDATE SET name = ?2, value = ?3 WHERE name <> ?2`,
-  getSecret: "SELECT value FROM secrets WHERE kind = ?",
-  hold: "INSERT INTO held VALUES (?, ?, ?, ?)",
-  held: "SELECT site, page, visitor FROM held WHERE stopped_at > ?",
+  hold: "INSERT INTO held VALUES (?, ?, ?, ?, ?)",
+  held: "SELECT site, page, visitor FROM held WHERE stopped_at > ? AND (signer = ? OR signer IS NULL)",
 };
 
 /** After a longer stop, visitors have given up or are counted anew: nobody is held any more. */
@@ -64,7 +69,7 @@ export class SqliteEngine implements Engine {
     this.#spent = new SpentNonces(tokenTtlMs);
   }
 
-  /** @throws {Error} when a newer version of the service wrote the file. Any other failure of the file costs statistics only */
+  /** @throws {Error} when a newer version of the service wrote the file, or it is not writable. Other failures cost statistics only */
   static open(options: Options): SqliteEngine {
     return new SqliteEngine(options);
   }
@@ -81,17 +86,14 @@ export class SqliteEngine implements Engine {
     return Date.now();
   }
 
-  async secret(kind: string, name: string): Promise<string> {
-    const secret = newSecret();
+  async secret(kind: SecretKind, name: string): Promise<string> {
+    const value = newSecret();
     try {
-      return await this.#file.write((database) => {
-        database.prepare(SQL.putSecret).run(kind, name, secret);
-        return String(database.prepare(SQL.getSecret).get(kind)?.["value"]);
-      });
+      return await this.#file.write((database) => keepSecret(database, { kind, name, value }, Date.now()));
     } catch (error) {
       const message = messageOf(error);
       this.#log("error", "secrets cannot be kept: after a restart, every visitor will be a new one", { message });
-      return secret;
+      return value;
     }
   }
 
@@ -102,16 +104,18 @@ export class SqliteEngine implements Engine {
     return mintedAt >= this.#acceptsTokensFrom && this.#spent.spend(nonce, now);
   }
 
-  async hold(members: Iterable<Member>): Promise<void> {
+  async hold(members: Iterable<Member>, signer: string): Promise<void> {
     await this.#file.write((database) => {
       const insert = database.prepare(SQL.hold);
-      return inPortions(members, ({ site, page, visitor }) => insert.run(site, page ?? null, visitor, Date.now()));
+      return inPortions(members, ({ site, page, visitor }) =>
+        insert.run(site, page ?? null, visitor, Date.now(), signer),
+      );
     });
   }
 
-  async held(): Promise<Member[]> {
+  async held(signer: string): Promise<Member[]> {
     return this.#file.write((database) => {
-      const rows = database.prepare(SQL.held).all(Date.now() - RESTART_MS) as {
+      const rows = database.prepare(SQL.held).all(Date.now() - RESTART_MS, signer) as {
         site: string;
         page: string | null;
         visitor: string;
@@ -155,6 +159,31 @@ export class SqliteEngine implements Engine {
 
   days(site: string, fromDay: number): Promise<DayTotals[]> {
     return this.#file.read((database) => daysSince(database, site, fromDay));
+  }
+
+  keptSites(): Promise<string[]> {
+    return this.#file.read(transfer.keptSites);
+  }
+
+  async keptEntries(site: string, withVisitors: boolean): Promise<KeptSiteEntry[]> {
+    const kept = await this.#file.readAtOnce((database) => transfer.keptSite(database, site));
+    return [...entriesOf(withVisitors ? kept : { ...kept, dayVisitors: new Map() })];
+  }
+
+  keptSecrets(): Promise<KeptSecret[]> {
+    return this.#file.read(transfer.keptSecrets);
+  }
+
+  restore(_id: string, sites: readonly string[], entries: Iterable<KeptEntry>): Promise<void> {
+    return this.#file.write((database) => transfer.restore(database, sites, entries));
+  }
+
+  imported(site: string, source: string): Promise<ImportedTotals | undefined> {
+    return this.#file.read((database) => transfer.imported(database, site, source));
+  }
+
+  importTotals(site: string, source: string, totals: ImportedTotals): Promise<void> {
+    return this.#file.write((database) => transfer.importTotals(database, site, source, totals));
   }
 
   close(): Promise<void> {

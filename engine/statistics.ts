@@ -12,9 +12,6 @@ import {
   DAY_MINUTES,
   HISTORY_DAYS,
   MAX_MOST_READ,
-  MAX_PAGES_PER_SITE,
-  MAX_PAGES_PER_UNLISTED_SITE,
-  MAX_UNLISTED_SITES,
   messageOf,
   MINUTE_MS,
   OTHER_PAGES,
@@ -32,7 +29,8 @@ import { keyOf, type Options } from "./options.ts";
 import { inPortions } from "./portions.ts";
 import { parseHistogram, readingOf } from "./reading.ts";
 import { MARK_TTL_SECONDS, type RedisTotals, type Refusal } from "./redis-totals.ts";
-import { ADMIT, RECORD } from "./scripts.ts";
+import { RECORD } from "./scripts.ts";
+import { limitsOf, type UnlistedSites } from "./unlisted.ts";
 
 /** Entries of one site that one script adds. */
 interface Part {
@@ -61,8 +59,6 @@ const MAX_PART = 250; // entries: 1,000 arguments, and about 2 ms of Redis where
 const MAX_TRIES = 10; // of one part; each call of `record` makes one or two
 const PARALLEL_SITES = 4; // between these scripts Redis has time for counts
 const DAY_SECONDS = 86_400;
-/** The statistics of a site that is not in SITES expire when nothing was recorded for so long. */
-const UNLISTED_TTL_SECONDS = HISTORY_DAYS * DAY_SECONDS;
 const BYTES_PER_MINUTE = 4; // in the string that holds a day of history
 /** Losses of a site are logged once in this time. */
 const LOG_INTERVAL_MS = 3_600_000;
@@ -73,6 +69,7 @@ export class RedisStatistics implements StatsStore {
   readonly #options: Required<Options>;
   readonly #wallClock: () => number;
   readonly #totals: RedisTotals;
+  readonly #unlisted: UnlistedSites;
   /** The name of the key that holds the number of this node's last part of a site. */
   readonly #mark: string;
   #lastPart = 0;
@@ -82,10 +79,19 @@ export class RedisStatistics implements StatsStore {
   #lostEntries = 0;
   readonly #loggedSites = new LRUCache<string, true>({ max: MAX_LOGGED_SITES, ttl: LOG_INTERVAL_MS });
 
-  constructor(link: Link, options: Required<Options>, wallClock: () => number, mark: string, totals: RedisTotals) {
+  /** @param mark the name of the key with this node's last part, in each site */
+  constructor(
+    link: Link,
+    options: Required<Options>,
+    wallClock: () => number,
+    mark: string,
+    totals: RedisTotals,
+    unlisted: UnlistedSites,
+  ) {
     this.#link = link;
     this.#mark = mark;
     this.#totals = totals;
+    this.#unlisted = unlisted;
     this.#options = options;
     this.#wallClock = wallClock;
   }
@@ -166,11 +172,8 @@ export class RedisStatistics implements StatsStore {
 
   /** Those of the unlisted sites that are recorded. */
   async #admit(sites: readonly string[]): Promise<ReadonlySet<string>> {
-    if (sites.length === 0) return new Set();
-    const nowSeconds = Math.floor(this.#wallClock() / 1_000);
-    const args = [nowSeconds, nowSeconds - UNLISTED_TTL_SECONDS, MAX_UNLISTED_SITES, ...sites];
     try {
-      return new Set((await this.#link.run(ADMIT, [`${this.#options.prefix}unlisted`], args)) as string[]);
+      return await this.#unlisted.admit(sites);
     } catch (error) {
       if (isTemporary(error)) throw error;
       for (const site of sites) this.#giveUp(site, { entries: 1, reason: messageOf(error) }); // listed sites are recorded all the same
@@ -256,8 +259,7 @@ export class RedisStatistics implements StatsStore {
 
   #argumentsOf({ number, site, isListed, readings, peaks }: Part): { keys: string[]; args: (string | number)[] } {
     const keys = [this.#mark, "readings", "mostread", "highest"].map((name) => this.#key(site, name));
-    const maxPages = isListed ? MAX_PAGES_PER_SITE : MAX_PAGES_PER_UNLISTED_SITE;
-    const ttlSeconds = isListed ? "" : UNLISTED_TTL_SECONDS;
+    const { maxPages, ttlSeconds } = limitsOf(isListed);
     const args: (string | number)[] = [number, MARK_TTL_SECONDS, maxPages, OTHER_PAGES, ttlSeconds, readings.length];
     for (const { page, bucket, views, seconds } of readings)
       args.push(storedPageName(page), bucket, views, Math.round(seconds * 1_000));

@@ -126,6 +126,11 @@ export class Journal {
     view.isRecorded = false;
   }
 
+  /** Whether the last attempt to write has failed. */
+  get isFailing(): boolean {
+    return this.#isFailing;
+  }
+
   /** Gives everything to the engine, views that still go on included. The journal keeps and retries what the engine refuses. */
   async record(views: Iterable<View>, now: number): Promise<void> {
     await inPortions(views, (view) => this.#measure(view, now));

@@ -44,6 +44,22 @@ suite("cluster connecting", ["redis-server"], () => {
     await end(nodes);
   });
 
+  scenario("cluster: a node with numbers in DATA says that they are not used, and how to move them", async () => {
+    const folder = temporaryFolder();
+    await (await Service.start("bun", { ...settings, DATA: folder })).stop();
+    const redis = await RedisServer.start();
+    const nodes = await startNodes(redis, ["bun", "deno"], { DATA: folder });
+    for (const { logs } of nodes) {
+      const warning = logs.find(({ event }) => event.includes("not used"));
+      expect(warning).toMatchObject({
+        level: "warn",
+        file: `${folder}/headcount.db`,
+        advice: expect.stringContaining("headcount export"),
+      });
+    }
+    await end(nodes);
+  });
+
   scenario("cluster: a node waits for Redis to start, and gives up on a wrong password", async () => {
     const redis = await RedisServer.start(["--requirepass", "sesame"]);
     await redis.kill();

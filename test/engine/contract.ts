@@ -10,13 +10,17 @@ import {
   MAX_UNLISTED_SITES,
   MINUTE_MS,
   OTHER_PAGES,
+  type ViewSum,
 } from "../../engine/engine.ts";
 import { sleep } from "../support/waiting.ts";
 
 const MINUTE = Math.floor(Date.now() / MINUTE_MS);
 
-/** @param open makes an engine that is like new for the sites and nonces of this file */
-export function contract(name: string, open: () => Promise<Engine>): void {
+/**
+ * @param open makes an engine that is like new for the sites and nonces of this file
+ * @param openEmpty makes an empty engine
+ */
+export function contract(name: string, open: () => Promise<Engine>, openEmpty: () => Promise<Engine>): void {
   const token = (nonce: number) => ({ nonce, expires: Date.now() + 30_000 });
 
   test(`${name}: a secret is made once, and another name replaces a salt`, async () => {
@@ -27,6 +31,18 @@ export function contract(name: string, open: () => Promise<Engine>): void {
     const monday = await engine.secret("salt", "monday");
     expect(await engine.secret("salt", "monday")).toBe(monday);
     expect(await engine.secret("salt", "tuesday")).not.toBe(monday);
+    await engine.close();
+  });
+
+  test(`${name}: the key of a day stays while the clock is put back, and is thrown away when its day is over`, async () => {
+    const engine = await openEmpty();
+    const [today, earlier, tomorrow] = ["20345", "20340", "20346"];
+    const key = await engine.secret("day", today);
+    const otherKey = await engine.secret("day", earlier);
+    expect(otherKey).not.toBe(key);
+    expect(await engine.secret("day", earlier)).toBe(otherKey);
+    expect(await engine.secret("day", today)).toBe(key);
+    expect(await engine.secret("day", tomorrow)).not.toBe(key);
     await engine.close();
   });
 
@@ -138,6 +154,38 @@ export function contract(name: string, open: () => Promise<Engine>): void {
     expect(await engine.reading(sites[0]!, OTHER_PAGES)).toMatchObject({ views: 6 }); // "/" is there too
     await engine.record({ readings: pages.slice(-1), peaks: [] }); // SITES lists it now
     expect(await engine.reading(sites[0]!, pages.at(-1)!.page)).toMatchObject({ views: 1 });
+    expect(engine.lostEntries).toBe(0);
+    await engine.close();
+  });
+
+  test(`${name}: of sites that are not in SITES, views and visitors of the first few are kept, with fewer pages`, async () => {
+    const engine = await openEmpty();
+    const day = 20_345;
+    const sites = Array.from({ length: 2 * MAX_UNLISTED_SITES }, (_, index) => `invented${index}.example`);
+    const unlistedSites = new Set(sites);
+    const visitor = (site: string) => ({ site, day, hash: "0123456789abcdef", isFirstDay: true });
+    const view = (site: string, page: string) => ({ site, page, day, views: 1 });
+    const peaks = sites.map((site) => ({ site, minute: MINUTE, peak: 1 }));
+    const recordViews = (views: ViewSum[], unlisted = unlistedSites) =>
+      engine.record({ readings: [], peaks, views, unlistedSites: unlisted });
+    const counted = async () => {
+      const totals = await Promise.all(sites.map((site) => engine.siteTotals(site, day)));
+      const numberOf = (kind: "total" | "visitors" | "today") => totals.filter((ofSite) => ofSite[kind] > 0).length;
+      return [numberOf("total"), numberOf("visitors"), numberOf("today")];
+    };
+    await engine.countVisitors([visitor("listed.example"), ...sites.map(visitor)], unlistedSites);
+    expect(await counted()).toEqual([0, MAX_UNLISTED_SITES, MAX_UNLISTED_SITES]);
+    await recordViews([view("listed.example", "/"), ...sites.map((site) => view(site, "/"))]);
+    expect(await counted()).toEqual([MAX_UNLISTED_SITES, MAX_UNLISTED_SITES, MAX_UNLISTED_SITES]);
+    expect(await engine.siteTotals("listed.example", day)).toEqual({ total: 1, visitors: 1, today: 1 });
+
+    const [site = ""] = sites;
+    const pages = Array.from({ length: MAX_PAGES_PER_UNLISTED_SITE + 5 }, (_, index) => `/${index}`);
+    await recordViews(pages.map((page) => view(site, page)));
+    expect(await engine.pageViews(site, [OTHER_PAGES, "/0", pages.at(-1)!])).toEqual([6, 1, 0]); // "/" is there too
+    expect((await engine.siteTotals(site, day)).total).toBe(pages.length + 1);
+    await recordViews([view(site, pages.at(-1)!)], new Set(sites.slice(1))); // SITES lists it now
+    expect(await engine.pageViews(site, [pages.at(-1)!])).toEqual([1]);
     expect(engine.lostEntries).toBe(0);
     await engine.close();
   });

@@ -58,7 +58,7 @@ async function onSqlite(steps: SqliteStep[]): Promise<void> {
   let node = await start();
   for (const step of steps) {
     if (step.do === "stop" || step.do === "kill") {
-      if (step.do === "stop") await node.engine.hold(node.rooms.members());
+      if (step.do === "stop") await node.engine.hold(node.rooms.members(), "signer");
       await node.engine.close();
       model.forget(0);
       node = await start();

@@ -164,7 +164,7 @@ export class RedisNodes {
   async #replace(index: number, how: "stop" | "kill"): Promise<void> {
     const self = this.nodes[index]!;
     if (how === "stop") {
-      await self.engine.hold(self.rooms.members());
+      await self.engine.hold(self.rooms.members(), "signer");
       closeAll(self);
     }
     await self.engine.close();

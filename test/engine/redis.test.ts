@@ -10,6 +10,7 @@ import { once, sleep, until } from "../support/waiting.ts";
 import { contract } from "./contract.ts";
 import { open as openPage } from "./model.ts";
 import { totalsContract } from "./totals-contract.ts";
+import { transferContract } from "./transfer-contract.ts";
 
 const MINUTE = Math.floor(Date.now() / MINUTE_MS);
 /** Commands may take 9 % of a lease: long enough for a busy machine. */
@@ -22,8 +23,15 @@ suite("redis engine", ["redis-server"], () => {
   const server = once(() => RedisServer.start());
   const open = async () => RedisEngine.open((await server()).url, options);
 
-  describe("contract", () => contract("redis", open));
+  let empty = 0;
+  const openEmpty = async () => {
+    empty += 1;
+    return RedisEngine.open((await server()).url, { ...options, prefix: `empty-${empty}:` });
+  };
+
+  describe("contract", () => contract("redis", open, openEmpty));
   describe("totals contract", () => totalsContract("redis", open));
+  describe("transfer contract", () => transferContract("redis", open, openEmpty));
 
   test("redis: two engines agree on secrets, tokens, peaks and the time", async () => {
     const [one, two] = await Promise.all([open(), open()]);

@@ -146,14 +146,26 @@ describe("sqlite broken file", () => {
     await again.close();
   });
 
-  test("sqlite: a file that cannot be opened at the start is used as soon as it can be", async () => {
+  test("sqlite: a file that is locked at the start is used as soon as it can be", async () => {
     const folder = temporaryFolder();
-    mkdirSync(join(folder, "headcount.db"));
+    await sqlite(folder).close();
+    const other = new DatabaseSync(join(folder, "headcount.db"));
+    other.exec("PRAGMA locking_mode = EXCLUSIVE");
+    other.exec("BEGIN EXCLUSIVE");
     const engine = sqlite(folder);
     expect(engine.record({ readings: readings(1), peaks: [] })).rejects.toThrow(/Cannot use/);
-    rmSync(join(folder, "headcount.db"), { recursive: true });
+    other.exec("ROLLBACK");
+    other.close();
     await engine.record({ readings: readings(1), peaks: [] });
     expect(await engine.mostRead(site)).toHaveLength(1);
     await engine.close();
+  });
+
+  test("sqlite: a folder that cannot be made, and a file that is none, stop the start", () => {
+    const folder = temporaryFolder();
+    writeFileSync(join(folder, "file"), "");
+    expect(() => sqlite(join(folder, "file"))).toThrow(/Cannot use .*file\/headcount\.db: /);
+    mkdirSync(join(folder, "data/headcount.db"), { recursive: true });
+    expect(() => sqlite(join(folder, "data"))).toThrow(/Cannot use .*data\/headcount\.db: /);
   });
 });

@@ -132,13 +132,13 @@ describe("sqlite file", () => {
     const first = sqlite(folder);
     const secret = await first.secret("signing", "");
     await first.record({ readings: readings(3), peaks: [] });
-    await first.hold([{ site, page: undefined, visitor: "ann" }]);
+    await first.hold([{ site, page: undefined, visitor: "ann" }], "signer");
     await first.close();
     const second = sqlite(folder);
     expect(await second.secret("signing", "")).toBe(secret);
     expect(await second.mostRead(site)).toHaveLength(3);
-    expect(await second.held()).toEqual([{ site, page: undefined, visitor: "ann" }]);
-    expect(await second.held()).toEqual([]);
+    expect(await second.held("signer")).toEqual([{ site, page: undefined, visitor: "ann" }]);
+    expect(await second.held("signer")).toEqual([]);
     await second.close();
   });
 
@@ -149,13 +149,18 @@ describe("sqlite file", () => {
     await before.close();
     const database = new DatabaseSync(join(folder, "headcount.db"));
     database.exec(`DROP TABLE days; DROP TABLE day_visitors; ALTER TABLE sites DROP COLUMN total;
-      ALTER TABLE sites DROP COLUMN visitors; ALTER TABLE pages DROP COLUMN views; PRAGMA user_version = 2`);
+      ALTER TABLE sites DROP COLUMN visitors; ALTER TABLE pages DROP COLUMN views; ALTER TABLE held DROP COLUMN signer;
+      DROP TABLE imports; DROP TABLE imported_pages; DROP TABLE secrets;
+      CREATE TABLE secrets (kind TEXT PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL) STRICT;
+      INSERT INTO secrets VALUES ('signing', '', 'the secret'), ('day', '100', 'the key');
+      PRAGMA user_version = 2`);
     database.close();
     const bytesBefore = bytesRead();
     const engine = sqlite(folder);
     const { size } = statSync(join(folder, "headcount.db"));
     expect(bytesRead() - bytesBefore).toBeLessThan(2 * size); // SQLite checks the rows of a table that gets a column
     expect(await engine.siteTotals(site, 0)).toEqual({ total: 0, visitors: 0, today: 0 });
+    expect([await engine.secret("signing", ""), await engine.secret("day", "100")]).toEqual(["the secret", "the key"]);
     expect(await engine.mostRead(site)).toHaveLength(MAX_MOST_READ);
     await engine.close();
   });
@@ -169,7 +174,7 @@ describe("sqlite file", () => {
     const before = bytesRead();
     const again = sqlite(folder);
     await again.secret("signing", "");
-    await again.held();
+    await again.held("signer");
     const read = bytesRead() - before;
     expect(statSync(join(folder, "headcount.db")).size).toBeGreaterThan(4_000_000);
     expect(read).toBeLessThan(500_000);

@@ -1,5 +1,5 @@
 /** What the SQLite engine promises beside the contract of both engines. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import {
@@ -14,20 +14,63 @@ import { temporaryFolder } from "../support/leftovers.ts";
 import { sqlite } from "../support/unit.ts";
 import { contract } from "./contract.ts";
 import { totalsContract } from "./totals-contract.ts";
+import { transferContract } from "./transfer-contract.ts";
 
 describe("sqlite engine", () => {
   const TTL = 30_000;
   const engine = sqlite();
   const claims = (nonce: number, minted: number) => ({ visitor: "", page: "/", nonce, expires: minted + TTL });
 
-  describe("contract", () => contract("sqlite", async () => sqlite()));
+  describe("contract", () => contract("sqlite", async () => sqlite(), async () => sqlite())); // oxfmt-ignore
   describe("totals contract", () => totalsContract("sqlite", async () => sqlite()));
+  describe("transfer contract", () => {
+    const open = async () => sqlite();
+    transferContract("sqlite", open, open);
+  });
 
   test("sqlite: a secret of one kind is not that of another, and a replaced salt does not come back", async () => {
     const monday = await engine.secret("salt", "monday");
     expect(await engine.secret("signing", "monday")).not.toBe(monday);
     expect(await engine.secret("salt", "tuesday")).not.toBe(monday);
     expect(await engine.secret("salt", "monday")).not.toBe(monday);
+  });
+
+  test("sqlite: the key of today stays when the clock is put back by many days, and is right again", async () => {
+    const clock = spyOn(Date, "now");
+    const start = Date.now();
+    const own = sqlite();
+    const key = await own.secret("day", "20345");
+    clock.mockReturnValue(start - 30 * 86_400_000);
+    await own.secret("day", "20315");
+    clock.mockReturnValue(start);
+    expect(await own.secret("day", "20345")).toBe(key);
+    clock.mockRestore();
+    await own.close();
+  });
+
+  test("sqlite: the key of a later day, and its visitors, are thrown away two days after the clock was put back", async () => {
+    const [site, later, today] = ["later.example", 30_000, 20_345];
+    const clock = spyOn(Date, "now");
+    const start = Date.now();
+    const key = await engine.secret("day", String(later));
+    await engine.countVisitors([{ site, day: later, hash: "0123456789abcdef", isFirstDay: false }]);
+    const keptOf = async () => {
+      const names = (await engine.keptSecrets()).flatMap(({ secret, name }) => (secret === "day" ? [name] : []));
+      const visitors = (await engine.keptEntries(site, true)).flatMap((entry) =>
+        "hashes" in entry ? [entry.day] : [],
+      );
+      return [names, visitors];
+    };
+    for (const days of [0, 1, 1.9]) {
+      clock.mockReturnValue(start + days * 86_400_000);
+      await engine.secret("day", String(today + Math.floor(days)));
+      expect(await keptOf()).toEqual([[String(today + Math.floor(days)), String(later)], [later]]);
+    }
+    clock.mockReturnValue(start + 2.1 * 86_400_000);
+    await engine.secret("day", String(today + 2));
+    expect(await keptOf()).toEqual([[String(today + 2)], []]);
+    clock.mockRestore();
+    expect(await engine.secret("day", String(later))).not.toBe(key);
   });
 
   test("sqlite: a nonce is spent once as long as its token lives", async () => {
@@ -107,7 +150,7 @@ describe("sqlite statistics", () => {
     const turns = { count: 0 };
     const timer = setInterval(() => (turns.count += 1), 1);
     const recorded = engine.record({ readings: many(9_000), peaks: [] }).then(() => ended.push("record"));
-    const held = engine.hold([{ site, page: "/", visitor: "ann" }]).then(() => ended.push("hold"));
+    const held = engine.hold([{ site, page: "/", visitor: "ann" }], "signer").then(() => ended.push("hold"));
     const listed = engine.mostRead(site).then(() => ended.push("list"));
     await Promise.all([recorded, held, listed]);
     clearInterval(timer);

@@ -61,6 +61,20 @@ export function totalsContract(name: string, open: () => Promise<Engine>): void 
     await engine.close();
   });
 
+  test(`${name}: nobody of today is counted again after the clock was put back for a while`, async () => {
+    const engine = await open();
+    const site = "put-back.example";
+    const come = async (names: string[], day: number) => {
+      await engine.secret("day", String(day));
+      await engine.countVisitors(visitorsOf(site, names, day));
+    };
+    await come(["ann+", "ben"], DAY);
+    await come(["cid", "ann"], DAY - 3);
+    await come(["ann+", "ben", "dan+"], DAY);
+    expect(await engine.siteTotals(site, DAY)).toEqual({ total: 0, visitors: 2, today: 3 });
+    await engine.close();
+  });
+
   test(`${name}: many visitors in one call are all counted, and the same call again changes nothing`, async () => {
     const engine = await open();
     const site = "crowd.example";

@@ -13,7 +13,7 @@ import { onAll, onNode, TotalsHistory, type TotalsStep, views } from "./totals-n
 const HISTORIES = Number(process.env["HISTORIES"] ?? 24);
 const SEED = Number(process.env["SEED"] ?? 1); // the same histories every time, unless others are asked for
 const WORKERS = 4; // histories at a time, each with a Redis of its own
-const QUIET_MS = 10_000;
+const QUIET_MS = 20_000;
 
 afterAll(endRedis);
 

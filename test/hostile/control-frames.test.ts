@@ -8,6 +8,8 @@ import { printMeasurement, Target, times } from "../support/target.ts";
 import { alone, sleep } from "../support/waiting.ts";
 
 const floodMs = 4_000;
+/** Without limits it was 450 to 1,600 ms. Nothing near this bound is left, so a busy machine does not reach it. */
+const maxStallMs = 300;
 const block = (opcode: number): Buffer =>
   Buffer.concat(Array.from({ length: 5_000 }, () => encodeFrame(opcode, Buffer.from([1]))));
 
@@ -35,7 +37,7 @@ onBothRuntimes("hostile control frames", (runtime) => {
         await Promise.all(connections.map((connection) => flood(connection, block(opcode))));
         const stalledMs = probe.longestMs();
         printMeasurement(runtime, `${name} of ${sockets} sockets: stalls of ${stalledMs.toFixed(0)} ms`);
-        expect(stalledMs).toBeLessThan(100);
+        expect(stalledMs).toBeLessThan(maxStallMs);
         if (name === "pongs" || differences.refusesPingFloods[runtime])
           for (const connection of connections) expect((await connection.ends()).code).toBeOneOf([1008, 1006]); // or reset
         for (const connection of connections) connection.vanish();

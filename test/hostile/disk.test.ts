@@ -11,7 +11,7 @@ import { fillDisk, mountSmallDisk } from "../support/disk.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
 import { skippedSuites } from "../support/needs.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
-import { Service } from "../support/service.ts";
+import { refuseToStart, Service } from "../support/service.ts";
 import { ignoreErrors, ownSite, Target, times } from "../support/target.ts";
 import { sleep, until } from "../support/waiting.ts";
 
@@ -31,6 +31,7 @@ onBothRuntimes("hostile disk", (runtime) => {
       const { status } = await ask(target.url, `GET ${route}`, { headers: { origin: target.origin } });
       expect([route, status]).toEqual([route, 200]);
     }
+    expect((await ask(target.url, "GET /readyz")).text).toBe("ok, statistics cannot be written");
     await target.survives(1);
     await mend();
     await until("it writes again", async () => (await target.recordedViews()) > 0, 15_000);
@@ -71,10 +72,12 @@ onBothRuntimes("hostile disk", (runtime) => {
     await target.survives();
   });
 
-  test.skipIf(!mayMount)("a disk that cannot be written", async () => {
+  test.skipIf(!mayMount)("a disk that may not be written stops the start with one clear line", async () => {
     const folder = mountSmallDisk("read-only", "4m", "ro")!;
-    const target = await Target.start(runtime, { DATA: folder });
-    await expectToOutlive(target, () => Bun.spawnSync(["mount", "-o", "remount,rw", folder]));
+    const { code, stderr } = await refuseToStart(runtime, { DATA: folder });
+    expect(code).toBe(1);
+    expect(stderr.trim()).toStartWith(`Cannot use ${folder}/headcount.db: `);
+    expect(stderr.trim().split("\n")).toHaveLength(1);
   });
 
   test("a folder that is deleted while the service runs; a restart makes it anew", async () => {

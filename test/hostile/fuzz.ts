@@ -15,8 +15,8 @@ import { ownSite, Target } from "../support/target.ts";
 import { sleep, until } from "../support/waiting.ts";
 import { attacks, crowd, forgedPage } from "./fuzz-attacks.ts";
 
-/** For how long the event loop may stand still. The costliest honest turn, a write of the journal, takes less. */
-const maxStallMs = 40;
+/** For how long the event loop may stand still. The costliest honest turn takes 15 ms, and more on a busy machine. */
+const maxStallMs = 100;
 /** The same while 700 visitors make 40,000 moves in one instant. */
 const maxCrowdStallMs = 350;
 /** A view is recorded from this length on, so nobody has more of them in a given time. */

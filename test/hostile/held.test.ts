@@ -1,6 +1,7 @@
 /** 20,000 visitors on 10,000 pages who are held over a restart: counted at once, and gone 15 s later if they are not back. */
 import { expect, test } from "bun:test";
 import { SqliteEngine } from "../../engine/sqlite.ts";
+import { Signer } from "../../server.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
 import { Service } from "../support/service.ts";
@@ -12,6 +13,7 @@ import { quiet } from "../support/unit.ts";
 
 const visitors = 20_000;
 const pages = 10_000;
+const secret = "of those who are held";
 const maxStallMs = 250;
 
 function* members() {
@@ -27,10 +29,17 @@ onBothRuntimes("hostile held visitors", (runtime) => {
     alone(async () => {
       const folder = temporaryFolder();
       const engine = SqliteEngine.open({ folder, tokenTtlMs: 30_000, log: quiet });
-      await engine.hold(members());
+      await engine.hold(members(), new Signer(secret).fingerprint);
       await engine.close();
       const probe = new StallProbe();
-      const settings = { ...unlimited, ...probe.settings, DATA: folder, SITES: ownSite, GRACE_SECONDS: graceSeconds };
+      const settings = {
+        ...unlimited,
+        ...probe.settings,
+        SECRET: secret,
+        DATA: folder,
+        SITES: ownSite,
+        GRACE_SECONDS: graceSeconds,
+      };
       const began = performance.now();
       const site = new TestSite(await Service.start(runtime, settings, probe.launch), ownSite);
       const startMs = performance.now() - began;

@@ -4,7 +4,6 @@ import { type ClientHttp2Session, connect, type OutgoingHttpHeaders } from "node
 import { userAgent } from "../support/client.ts";
 import { differences } from "../support/differences.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
-import { StallProbe } from "../support/stalls.ts";
 import { Target, times } from "../support/target.ts";
 import { alone, sleep } from "../support/waiting.ts";
 
@@ -47,12 +46,9 @@ onBothRuntimes("hostile HTTP/2", (runtime) => {
 
   test("streams that are reset at once neither stop the service nor fill its standard error", () =>
     alone(async () => {
-      const probe = new StallProbe();
-      const target = await Target.start(runtime, probe.settings, probe.launch);
-      probe.reset();
+      const target = await Target.start(runtime);
       await times(50, 4, () => resetStreams(target.url, 1_000));
       await target.survives();
-      expect(probe.longestMs()).toBeLessThan(100);
       expect(target.service.errors.length).toBeLessThan(3);
     }));
 });

@@ -73,6 +73,21 @@ describe("package", () => {
     expect(await runOnce(pathWith({ bun }))).toEqual({ code: 0, isAlive: false });
   });
 
+  test("headcount passes arguments on, and ends as the command of the service ends", async () => {
+    const outcomeOf = async (...args: string[]) => {
+      const child = start(pathWith({ bun }), args);
+      const [code, stdout, stderr] = await Promise.all([
+        child.exited,
+        new Response(child.stdout).text(),
+        new Response(child.stderr).text(),
+      ]);
+      return { code, stdout, stderr };
+    };
+    expect(await outcomeOf("--version")).toMatchObject({ code: 0, stdout: expect.stringMatching(/^headcount \d/) });
+    const missing = { code: 1, stdout: "", stderr: expect.stringContaining("Cannot import no file.json") };
+    expect(await outcomeOf("import", "no file.json")).toMatchObject(missing);
+  });
+
   test("headcount starts the service with the Bun that npm installed beside it, although no install script ran", async () => {
     const [platform] = readdirSync(join(root, "node_modules/@oven")); // npm installs one, for this machine
     const folder = join(project, "node_modules/@oven", platform!);

@@ -57,6 +57,18 @@ onBothRuntimes("restart", (runtime) => {
     expect(observer.frames.flatMap(({ site }) => site ?? [])).toEqual([3, 1]);
   });
 
+  test("after a restart with another SECRET nobody is held, since each browser is a new visitor", async () => {
+    const folder = temporaryFolder();
+    const before = await start({ DATA: folder, SECRET: "one secret of the service" });
+    const visitor = before.visitor();
+    await visitor.open();
+    await before.service.stop("SIGTERM");
+    const after = await start({ DATA: folder, SECRET: "another secret of the service" });
+    const watcher = await after.open("/", { observe: true });
+    expect(watcher.frames[0]).toMatchObject({ site: 0 });
+    expect((await after.visitor().open()).frames[0]).toMatchObject({ site: 1 });
+  });
+
   test("a page that answers nothing holds the stop up for less than 10 s, and newcomers get 503 meanwhile", async () => {
     const site = await start();
     const watcher = await site.open();

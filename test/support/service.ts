@@ -31,14 +31,17 @@ const environment = (settings: Settings): Record<string, string> => ({
   ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, String(value)])),
 });
 
-/** `wrapper`: a command that runs the service, such as `ip netns exec NAME`. `preload`: a module that runs first. */
-export type Launch = { wrapper?: string[]; preload?: string };
+/**
+ * `wrapper`: a command that runs the service, such as `ip netns exec NAME`. `preload`: a module that runs first. `args`: what
+ * follows on the command line.
+ */
+export type Launch = { wrapper?: string[]; preload?: string; args?: string[] };
 
-const spawn = (runtime: Runtime, settings: Settings, { wrapper = [], preload }: Launch = {}) => {
+const spawn = (runtime: Runtime, settings: Settings, { wrapper = [], preload, args = [] }: Launch = {}) => {
   const options = { cwd: root, env: environment(settings), stdin: "ignore", stdout: "pipe", stderr: "pipe" } as const;
   const command = commands[runtime].map((word) => (word.startsWith("node_modules/") ? join(root, word) : word));
   if (preload !== undefined) command.splice(-1, 0, "--preload", preload);
-  return adopt(Bun.spawn([...wrapper, ...command], options));
+  return adopt(Bun.spawn([...wrapper, ...command, ...args], options));
 };
 
 /** Calls `onLine` with each line as it arrives; resolves at the end of the stream. */
@@ -171,6 +174,23 @@ export async function refuseToStart(runtime: Runtime, settings: Settings): Promi
   const stderr = new Response(child.stderr).text();
   try {
     return { code: await within(30_000, "it gives up", child.exited), stderr: await stderr };
+  } finally {
+    child.kill("SIGKILL");
+  }
+}
+
+/** Runs a command of the command line to its end, such as `["export"]`. */
+export async function runCommand(
+  runtime: Runtime,
+  args: string[],
+  settings: Settings,
+): Promise<{ code: number; stdout: string; stderr: string }> {
+  const child = spawn(runtime, settings, { args });
+  const output = Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  try {
+    const code = await within(30_000, `${args.join(" ")} ends`, child.exited);
+    const [stdout, stderr] = await output;
+    return { code, stdout, stderr };
   } finally {
     child.kill("SIGKILL");
   }

@@ -118,6 +118,23 @@ describe("totals", () => {
     ]);
   });
 
+  test("a clock that is put back by days for a while makes nobody of today new again", async () => {
+    const { engine, totals, clock, numbers } = setUp();
+    const come = (visitor: string) => totals.countVisitor(SITE, visitor);
+    await come("ann-100");
+    clock.day = 97;
+    await come("ann-100");
+    const restarted = setUp(engine);
+    for (const day of [97, 98, 100]) {
+      restarted.clock.day = day;
+      await restarted.totals.countVisitor(SITE, "ann-100");
+      await restarted.totals.countVisitor(SITE, "ben-1");
+    }
+    clock.day = 100;
+    await come("ann-100");
+    expect(await numbers()).toMatchObject({ visitors: 1, today: 2 });
+  });
+
   test("a clock that is put back over midnight does not begin the old day again", async () => {
     const { totals, clock, numbers } = setUp();
     clock.day = 101;
