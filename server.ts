@@ -858,7 +858,10 @@ export class Connections {
       const { site, page } = publication;
       let count: number | undefined;
       let frame = "";
+      let left = page.audience.size; // who comes meanwhile is at the end, and has the number from the first frame
       for (const viewer of page.audience) {
+        if (left === 0) break;
+        left -= 1;
         if (frame === "" || count !== site.room.count) frame = this.#publicationFrame(publication);
         count = site.room.count;
         yield [viewer as Connection, frame]; // `admit` creates all viewers
