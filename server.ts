@@ -852,18 +852,15 @@ export class Connections {
 
   readonly #sendNextPortion = guarded(() => this.#sendPortion());
 
-  /** Who is to get which frame. A portion that is sent later tells the count of that time. */
+  /** Who is to get which frame. All portions tell the published numbers, so the next broadcast corrects them all. */
   *#frames(publications: readonly Publication[]): Generator<[Connection, string], void> {
     for (const publication of publications) {
       const { site, page } = publication;
-      let count: number | undefined;
-      let frame = "";
+      const frame = this.#publicationFrame(publication);
       let left = page.audience.size; // who comes meanwhile is at the end, and has the number from the first frame
       for (const viewer of page.audience) {
         if (left === 0) break;
         left -= 1;
-        if (frame === "" || count !== site.room.count) frame = this.#publicationFrame(publication);
-        count = site.room.count;
         yield [viewer as Connection, frame]; // `admit` creates all viewers
       }
       this.#onBroadcast(this.#clock.now() - site.dirtySince);
@@ -871,11 +868,11 @@ export class Connections {
   }
 
   #publicationFrame({ site, page, siteChanged, pageChanged }: Publication): string {
-    const { count } = site.room;
+    const count = site.room.published;
     const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === count; // or the old one, reached again
     return this.#frame({
       site: siteChanged ? count : undefined,
-      page: pageChanged ? page.count : undefined,
+      page: pageChanged ? page.published : undefined,
       peak: isNewPeak ? count : undefined,
     });
   }
