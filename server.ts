@@ -44,8 +44,7 @@ import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqu
 import { existsSync } from "node:fs";
 import process from "node:process";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
-import { bodyLimit } from "hono/body-limit";
-import { getCookie, setCookie } from "hono/cookie";
+import { getCookie } from "hono/cookie";
 import { isbot } from "isbot";
 import { LRUCache } from "lru-cache";
 import * as v from "valibot";
@@ -81,6 +80,7 @@ import {
   NotYetKnownError,
   type SharedSettings,
 } from "./engine/engine.ts";
+import { inPortions } from "./engine/portions.ts";
 import { createCalendar, isTimeZone } from "./stats/calendar.ts";
 import { type EngineOptions, readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
@@ -354,8 +354,8 @@ const SCAN_MS = 50; // how often departures and waiting sites are looked at
 const MAX_DEPARTURES = 4_000; // per scan: those of 20,000 visitors who close their page at once take half a second
 const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 750; // plus the time of a broadcast to 20,000 pages, this is within the promised second
-/** A frame to one page costs about 10 µs (measured). Broadcasts may take an eighth of the time, hence 80 µs per page. */
-const INTERVAL_MS_PER_PAGE = 0.08;
+/** A frame to one page costs about 10 µs (measured). Broadcasts may take a fifteenth of the time, hence 150 µs per page. */
+const INTERVAL_MS_PER_PAGE = 0.15;
 
 export class Rooms {
   readonly #sites = new Map<string, SiteState>();
@@ -704,7 +704,8 @@ const MAX_WINDOW_SECONDS = 8;
 const RECONNECTS_PER_SECOND = 2_500; // a node takes as many with ease
 const DRAIN_MS = 8_000;
 const RECORD_MS = 5_000; // how much of the statistics a crash may lose
-const MAX_SWEEP_MS = 1_000;
+const MAX_SWEEP_MS = 250; // of 18,000 pages, 180 are pinged in this time, and their numbers are read again
+const PORTION_MS = 10; // so long are frames sent without a pause for everything else
 const MAX_REFRESHES = 100; // per scan: each asks the engine for a median
 
 const PageFrame = v.pipe(
@@ -727,6 +728,8 @@ export class Connections {
   readonly #onBroadcast: (delayMs: number) => void;
   readonly #clock: Clock;
   #isStale = false;
+  /** The frames of a broadcast that are not sent yet. */
+  #broadcast: Generator<[Connection, string], void> | undefined;
   #willFlush = false;
   #sweptAt = Infinity;
   /** Once the node stops: the time in seconds in which pages are to reconnect. */
@@ -833,17 +836,45 @@ export class Connections {
       this.#toRefresh.add(connection);
     }
     this.#moved.clear();
-    for (const { site, page, siteChanged, pageChanged } of this.#rooms.tick(this.#clock.now())) {
-      const { count } = site.room;
-      const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === count; // or the old one, reached again
-      const frame = this.#frame({
-        site: siteChanged ? count : undefined,
-        page: pageChanged ? page.count : undefined,
-        peak: isNewPeak ? count : undefined,
-      });
-      for (const viewer of page.audience) this.#send(viewer as Connection, frame); // `admit` creates all viewers
+    this.#broadcast ??= this.#frames(this.#rooms.tick(this.#clock.now())); // what changes during a broadcast waits
+    this.#sendPortion();
+  }
+
+  /** Goes on with the broadcast. A frame costs about 10 µs, so a large audience gets its frames in several turns. */
+  #sendPortion(): void {
+    const pauseAt = this.#clock.now() + PORTION_MS;
+    for (let next = this.#broadcast?.next(); next?.done === false; next = this.#broadcast?.next()) {
+      this.#send(...next.value);
+      if (this.#clock.now() >= pauseAt) return void setImmediate(this.#sendNextPortion);
+    }
+    this.#broadcast = undefined;
+  }
+
+  readonly #sendNextPortion = guarded(() => this.#sendPortion());
+
+  /** Who is to get which frame. All portions tell the published numbers, so the next broadcast corrects them all. */
+  *#frames(publications: readonly Publication[]): Generator<[Connection, string], void> {
+    for (const publication of publications) {
+      const { site, page } = publication;
+      const frame = this.#publicationFrame(publication);
+      let left = page.audience.size; // who comes meanwhile is at the end, and has the number from the first frame
+      for (const viewer of page.audience) {
+        if (left === 0) break;
+        left -= 1;
+        yield [viewer as Connection, frame]; // `admit` creates all viewers
+      }
       this.#onBroadcast(this.#clock.now() - site.dirtySince);
     }
+  }
+
+  #publicationFrame({ site, page, siteChanged, pageChanged }: Publication): string {
+    const count = site.room.published;
+    const isNewPeak = siteChanged && this.#journal.dayPeak(site.room) === count; // or the old one, reached again
+    return this.#frame({
+      site: siteChanged ? count : undefined,
+      page: pageChanged ? page.published : undefined,
+      peak: isNewPeak ? count : undefined,
+    });
   }
 
   /** Flushes at the end of this turn of the event loop, so that everything that happens in one turn is in one frame. */
@@ -861,23 +892,19 @@ export class Connections {
   /**
    * Counts the visitor of today, and brings peak, median and totals up to date. A new peak or median, and totals that were
    * not known, are sent to this connection now, and to others when their numbers are repeated.
+   * @returns undefined when all is up to date, as it is for most connections
    */
-  async refresh(connection: Connection): Promise<void> {
-    const { visitor, site, room } = connection;
-    const now = this.#clock.now();
-    if (visitor !== "") await this.#totals.countVisitor(room.site, visitor);
-    const changes = await Promise.all([
-      this.#journal.refresh(site.room, room, now),
-      this.#totals.refresh(room.site, room.page ?? "", now),
-    ]);
-    if (changes.includes(true)) this.#sendAll(connection);
+  refresh(connection: Connection): Promise<void> | undefined {
+    const { visitor, room } = connection;
+    const counting = visitor === "" ? undefined : this.#totals.countVisitor(room.site, visitor);
+    return counting === undefined ? this.#readNumbers(connection) : counting.then(() => this.#readNumbers(connection));
   }
 
   /** Brings the numbers of those up to date who have moved to another page: some now, the others next time. */
   refreshMoved(): void {
     for (const connection of [...this.#toRefresh].slice(0, MAX_REFRESHES)) {
       this.#toRefresh.delete(connection);
-      this.refresh(connection).catch(report);
+      this.refresh(connection)?.catch(report);
     }
   }
 
@@ -929,15 +956,17 @@ export class Connections {
   setStale(stale: boolean): void {
     if (stale === this.#isStale) return;
     this.#isStale = stale;
-    for (const connection of this.#open) this.#sendAll(connection, { stale });
+    const tell = (connection: Connection) => this.#sendAll(connection, { stale: this.#isStale });
+    inPortions(this.#open, tell, PORTION_MS).catch(report);
   }
 
   /** Closes all connections with a time to reconnect in. Resolves when all are gone, or after 8 s. */
   async drain(): Promise<void> {
     const seconds = Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / RECONNECTS_PER_SECOND));
-    this.#reconnectWindow = String(seconds);
-    for (const { socket } of this.#open) socket?.close(CLOSE.restart, this.#reconnectWindow);
+    const reconnectWindow = String(seconds);
+    this.#reconnectWindow = reconnectWindow;
     const deadline = this.#clock.now() + DRAIN_MS;
+    await inPortions(this.#open, ({ socket }) => socket?.close(CLOSE.restart, reconnectWindow), PORTION_MS);
     while (this.#open.size > 0 && this.#clock.now() < deadline) await this.#clock.sleep(20);
   }
 
@@ -970,8 +999,21 @@ export class Connections {
     }
     if (repeats) {
       connection.repeatAt = now + REPEAT_MS;
-      this.refresh(connection).catch(report);
+      this.refresh(connection)?.catch(report);
     }
+  }
+
+  #readNumbers(connection: Connection): Promise<void> | undefined {
+    const { site, room } = connection;
+    const now = this.#clock.now();
+    const ofJournal = this.#journal.refresh(site.room, room, now);
+    const ofTotals = this.#totals.refresh(room.site, room.page ?? "", now);
+    if (ofJournal === undefined && ofTotals === undefined) return undefined;
+    const read = async () => {
+      const changes = await Promise.all([ofJournal, ofTotals]);
+      if (changes.includes(true)) this.#sendAll(connection);
+    };
+    return read();
   }
 
   #countView({ visitor, room }: Connection): void {
@@ -1040,7 +1082,7 @@ function parseJson(text: string): unknown {
 
 /** What a runtime knows about a request besides the request itself. */
 export interface Client {
-  /** The address at the other end of the socket. */
+  /** The address at the other end of the socket. Bun looks for it when it is read. */
   readonly address: string;
   /** Upgrades the request: a 101, or undefined when the handshake is broken or the client is gone. */
   upgrade(connection: Connection): Response | undefined;
@@ -1055,6 +1097,8 @@ interface Embedder {
   readonly origin: string;
   readonly site: string | undefined;
 }
+
+type EmbedderOf = (c: RequestContext) => Embedder;
 
 export interface AppOptions {
   readonly settings: Settings;
@@ -1085,6 +1129,7 @@ const TokenRequest = v.pipe(
   }),
 );
 const MAX_BODY_BYTES = 4_096;
+const TOKEN_HEADERS = { "Content-Type": "application/json", "Cache-Control": "no-store" };
 /** A cache whose keys strangers choose, and choose long: a thousand keys of the usual length. */
 const CACHED_HEADERS = { max: 1_000, maxSize: 200_000, sizeCalculation: (_: unknown, key: string) => 1 + key.length };
 const CACHED_HASH_VISITORS = 50_000;
@@ -1101,22 +1146,24 @@ export function createApp(options: AppOptions): Hono<App> {
     return problem(c, reason, detail ?? hints.detailOf(c, reason));
   };
   const forSite = createSiteQuestions(settings, allowedSites, connections, refuse);
+  const embedderOf = createEmbedderLookup(allowedSites);
+  const validHosts = new LRUCache<string, boolean>({ ...CACHED_HEADERS, memoMethod: isValidHost });
   const app = new Hono<App>();
 
   app.use(async (c, next) => {
-    const address = clientAddress(c.env.address, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
+    const address = clientAddress(c.env, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
     c.set("address", address);
     c.set("addressKey", limitKey(address));
     hints.lookAt(c);
     const refused = isTooLong(c.req.url)
       ? "url"
-      : (guard.checkAddress(address) ?? (isValidHost(hostOf(c)) ? undefined : "host"));
+      : (guard.checkAddress(address) ?? (validHosts.memo(hostOf(c)) ? undefined : "host"));
     if (refused !== undefined) c.res = refuse(c, refused);
     else await next();
     if (c.res.status !== 101 && !PRIVATE_PATH.test(c.req.path)) allowAllOrigins(c); // Deno's 101 must stay as it is
   });
-  addTokenRoute(app, options, refuse);
-  addSocketRoute(app, options, refuse);
+  addTokenRoute(app, options, embedderOf, refuse);
+  addSocketRoute(app, options, embedderOf, refuse);
   addPublicRoutes(app, { journal, totals, engine, live, connections, forSite, pageName, paramsOf, refuse });
   addStatsRoutes(app, {
     journal,
@@ -1167,7 +1214,7 @@ const refuseOrigin = (c: Context, refuse: Refuse) =>
   refuse(c, "origin", `${originOf(c) || "A request without Origin"} is not one of the SITES of this service`);
 
 /** Returns a function that finds the embedder of a request. Results are cached by Origin and Host. */
-function createEmbedderLookup(allowedSites: AllowedSites): (c: RequestContext) => Embedder {
+function createEmbedderLookup(allowedSites: AllowedSites): EmbedderOf {
   const cache = new LRUCache<string, Embedder>({
     ...CACHED_HEADERS,
     memoMethod: (key) => {
@@ -1213,50 +1260,48 @@ function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, con
 /** `POST /token`: weighs a visitor and hands out a ticket for the socket. */
 function addTokenRoute(
   app: Hono<App>,
-  { settings, allowedSites, signer, guard, connections, engine, metrics, today }: AppOptions,
+  { settings, signer, guard, connections, engine, metrics, today }: AppOptions,
+  embedderOf: EmbedderOf,
   refuse: Refuse,
 ): void {
-  const embedderOf = createEmbedderLookup(allowedSites);
   const identify = createIdentify(settings, signer, engine, today);
   const bots = new LRUCache<string, boolean>({ ...CACHED_HEADERS, memoMethod: (userAgent) => isbot(userAgent) });
   const isCrawler = (c: RequestContext) => bots.memo(userAgentOf(c));
 
-  app.post("/token", limitBody(refuse), async (c) => {
+  app.post("/token", async (c) => {
     const addressKey = c.get("addressKey");
     const { origin, site } = embedderOf(c);
     if (site === undefined) return refuseOrigin(c, refuse); // counts against no limit: any page can make its readers ask
     const limited = guard.checkBan(addressKey) ?? guard.checkTokenRequest(addressKey);
     if (limited !== undefined) return refuse(c, limited);
     if (settings.COUNT_BOTS === "false" && isCrawler(c)) return refuse(c, "bot");
-    const text = await c.req.text().catch(() => "cut off"); // which is not JSON, and therefore refused
+    const text = await readBody(c.req.raw).catch(() => "cut off"); // which is not JSON, and therefore refused
+    if (text === undefined) return refuse(c, "size");
     const body = v.safeParse(TokenRequest, text === "" ? {} : parseJson(text));
     if (!body.success) return refuse(c, "body");
     const { page: rawPage = "/", visitor: stored, observe = false, again = false } = body.output;
     const page = pageName(rawPage);
     if (page === undefined) return refuse(c, "page");
-    const { visitor, isNew } = observe ? { visitor: "", isNew: false } : await identify(c, site, stored);
+    const { visitor, isNew, signed } = observe ? OBSERVER : await identify(c, site, stored);
     const refused =
       (isNew ? guard.checkNewVisitor(addressKey) : undefined) ?? connections.refusal(site, visitor, addressKey);
     if (refused !== undefined) return refuse(c, refused);
     const expires = engine.wallClock() + settings.TOKEN_TTL_SECONDS * 1_000;
     const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce(), isContinued: again });
     metrics.tokens.inc();
-    c.header("Cache-Control", "no-store");
-    if (observe || settings.IDENTITY === "hash") return c.json({ token });
-    const signed = signer.signVisitor(site, visitor);
-    setVisitorCookie(c, site, signed, isSecure(c, settings.TRUST_PROXY));
-    return c.json({ token, visitor: signed });
+    const headers: Record<string, string> = { ...TOKEN_HEADERS, ...crossOriginHeaders(c) };
+    if (signed !== undefined) headers["Set-Cookie"] = visitorCookie(site, signed, isSecure(c, settings.TRUST_PROXY));
+    return new Response(JSON.stringify({ token, visitor: signed }), { headers });
   });
 }
 
 /** `GET /ws`: takes the token and opens the connection. */
 function addSocketRoute(
   app: Hono<App>,
-  { allowedSites, signer, guard, connections, engine, metrics }: AppOptions,
+  { signer, guard, connections, engine, metrics }: AppOptions,
+  embedderOf: EmbedderOf,
   refuse: Refuse,
 ): void {
-  const embedderOf = createEmbedderLookup(allowedSites);
-
   app.get("/ws", async (c) => {
     if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return refuse(c, "upgrade");
     const { origin, site } = embedderOf(c);
@@ -1282,41 +1327,60 @@ function addSocketRoute(
   });
 }
 
-/** Refuses long bodies. Hono's own check reads every body as a stream; one that states its length needs no stream. */
-function limitBody(refuse: Refuse): MiddlewareHandler<App> {
-  const limitStream = bodyLimit({ maxSize: MAX_BODY_BYTES, onError: (c) => refuse(c, "size") });
-  return (c, next) => {
-    const length = c.req.header("content-length");
-    const isStream = length === undefined || c.req.header("transfer-encoding") !== undefined; // which overrides the length
-    return !isStream && Number(length) <= MAX_BODY_BYTES ? next() : limitStream(c, next);
-  };
+/** The body as text; undefined when it is longer than MAX_BODY_BYTES. One that states its length is not read as a stream. */
+async function readBody(request: Request): Promise<string | undefined> {
+  const length = request.headers.get("content-length");
+  const isStream = length === null || request.headers.has("transfer-encoding"); // which overrides the length
+  if (!isStream) return Number(length) <= MAX_BODY_BYTES ? request.text() : undefined;
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of request.body ?? []) {
+    size += chunk.length;
+    if (size > MAX_BODY_BYTES) return undefined; // and the rest is not read
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString();
 }
+
+/** Who asks for a token. */
+interface Asker {
+  /** "" for an observer. */
+  readonly visitor: string;
+  readonly isNew: boolean;
+  /** The signed id, which the browser keeps; undefined when it keeps none. */
+  readonly signed: string | undefined;
+}
+
+const OBSERVER: Asker = { visitor: "", isNew: false, signed: undefined };
 
 /** Returns a function that tells who asks: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
 function createIdentify(settings: Settings, signer: Signer, engine: Engine, today: () => number) {
   let salt = { day: "", value: "" };
   const seen = new LRUCache<string, true>({ max: CACHED_HASH_VISITORS });
-  return async (c: RequestContext, site: string, stored: string | undefined) => {
+  return async (c: RequestContext, site: string, stored: string | undefined): Promise<Asker> => {
     if (settings.IDENTITY === "hash") {
       const day = new Date(engine.wallClock()).toISOString().slice(0, 10);
       if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
       const visitor = hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? "");
       const isNew = !seen.has(visitor);
       seen.set(visitor, true);
-      return { visitor, isNew };
+      return { visitor, isNew, signed: undefined };
     }
     const cookie = getCookie(c, cookieName(site, isSecure(c, settings.TRUST_PROXY)));
-    const known = signer.readVisitor(site, cookie) ?? signer.readVisitor(site, stored);
-    return { visitor: known ?? newVisitor(today()), isNew: known === undefined };
+    for (const signed of [cookie, stored]) {
+      const visitor = signer.readVisitor(site, signed);
+      if (visitor !== undefined) return { visitor, isNew: false, signed };
+    }
+    const visitor = newVisitor(today());
+    return { visitor, isNew: true, signed: signer.signVisitor(site, visitor) };
   };
 }
 
+const COOKIE_ATTRIBUTES = `Max-Age=${COOKIE_SECONDS}; Path=/; HttpOnly`;
+
 /** Browsers take a third-party cookie only when it is `Secure` and `Partitioned`. Plain http allows neither. */
-function setVisitorCookie(c: RequestContext, site: string, signed: string, secure: boolean): void {
-  const common = { path: "/", httpOnly: true, maxAge: COOKIE_SECONDS } as const;
-  const crossSite = { ...common, secure, sameSite: "None", partitioned: true } as const;
-  setCookie(c, cookieName(site, secure), signed, secure ? crossSite : { ...common, sameSite: "Lax" });
-}
+const visitorCookie = (site: string, signed: string, secure: boolean) =>
+  `${cookieName(site, secure)}=${signed}; ${COOKIE_ATTRIBUTES}; ${secure ? "Secure; SameSite=None; Partitioned" : "SameSite=Lax"}`;
 
 /** One cookie per site, so that nobody is followed from one site to another. The prefix `__Host-` needs https. */
 const cookieName = (site: string, secure: boolean) =>
@@ -1361,12 +1425,17 @@ function addCheckRoute(app: Hono<App>, { settings, allowedSites }: AppOptions): 
 /** Lets every page read the answer: public answers are for everybody, and a page must be able to read a refusal. */
 function allowAllOrigins(c: Context): void {
   const { headers } = c.res;
-  headers.set("Access-Control-Allow-Origin", c.req.header("origin") ?? "*");
-  headers.set("Access-Control-Allow-Credentials", "true");
-  headers.set("Access-Control-Expose-Headers", "Retry-After");
-  headers.set("Cross-Origin-Resource-Policy", "cross-origin"); // for pages with COEP
-  headers.append("Vary", "Origin");
+  if (headers.has("Access-Control-Allow-Origin")) return; // a route that is asked often answers with them
+  for (const [name, value] of Object.entries(crossOriginHeaders(c))) headers.append(name, value);
 }
+
+const crossOriginHeaders = (c: Context) => ({
+  "Access-Control-Allow-Origin": c.req.header("origin") ?? "*",
+  "Access-Control-Allow-Credentials": "true",
+  "Access-Control-Expose-Headers": "Retry-After",
+  "Cross-Origin-Resource-Policy": "cross-origin", // for pages with COEP
+  Vary: "Origin",
+});
 
 // ── 6. Runtimes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 // What differs between Bun and Deno, and nothing else.
@@ -1381,7 +1450,9 @@ const serveOnBun: Serve = (app, connections, settings) => {
     idleTimeout: 10, // seconds, of requests; sockets have their own
     fetch: (request, bun) =>
       app.fetch(request, {
-        address: bun.requestIP(request)?.address ?? "",
+        get address() {
+          return bun.requestIP(request)?.address ?? "";
+        },
         upgrade: (connection) => (bun.upgrade(request, { data: connection }) ? UPGRADED : undefined),
       }),
     websocket: {

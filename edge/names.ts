@@ -143,17 +143,23 @@ export function parseBlock(entry: string): AddressBlock | undefined {
 }
 
 const MAX_FORWARDED_LENGTH = 64; // an entry is an IPv6 address in brackets, with a port and a comma
+const CANONICAL_IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
 
 /**
  * The client's address: the address of the socket or, behind `hops` trusted proxies, the `hops`-th entry of
  * X-Forwarded-For from the right. The outermost trusted proxy wrote that entry; clients can invent all entries further left.
+ * @param client its address is that of the socket. It is only read when it is needed, since Bun takes 4 µs to find it
  */
-export function clientAddress(socket: string, forwardedFor: string | undefined, hops: number): string {
-  if (hops === 0 && /^[\d.]+$/.test(socket)) return socket; // the common case needs no parsing
+export function clientAddress(
+  client: { readonly address: string },
+  forwardedFor: string | undefined,
+  hops: number,
+): string {
   const trusted = hops > 0 ? forwardedFor?.slice(-hops * MAX_FORWARDED_LENGTH) : undefined; // clients invent the rest
-  const entry = trusted?.split(",").at(-hops)?.trim();
-  const claimed = entry?.replace(/^\[(.*)\](?::\d+)?$|^([\d.]+):\d+$/, "$1$2"); // some proxies write the port too
-  const address = claimed !== undefined && ipaddr.isValid(claimed) ? claimed : socket;
+  const entry = trusted?.split(",").at(-hops)?.trim() ?? client.address;
+  if (CANONICAL_IPV4.test(entry)) return entry; // the common case needs no parsing
+  const claimed = entry.replace(/^\[(.*)\](?::\d+)?$|^([\d.]+):\d+$/, "$1$2"); // some proxies write the port too
+  const address = ipaddr.isValid(claimed) ? claimed : client.address;
   return ipaddr.isValid(address) ? ipaddr.process(address).toString() : "0.0.0.0";
 }
 

@@ -5,12 +5,16 @@ import { setImmediate } from "node:timers/promises";
 const PORTION_MS = 8;
 
 /** Does something with each item, and lets the rest of the process have a turn every few milliseconds. */
-export async function inPortions<Item>(items: Iterable<Item>, work: (item: Item) => void): Promise<void> {
-  let pauseAt = performance.now() + PORTION_MS;
+export async function inPortions<Item>(
+  items: Iterable<Item>,
+  work: (item: Item) => void,
+  portionMs = PORTION_MS,
+): Promise<void> {
+  let pauseAt = performance.now() + portionMs;
   for (const item of items) {
     work(item);
     if (performance.now() < pauseAt) continue;
     await setImmediate();
-    pauseAt = performance.now() + PORTION_MS;
+    pauseAt = performance.now() + portionMs;
   }
 }

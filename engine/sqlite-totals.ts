@@ -13,7 +13,7 @@ const MOST = Number.MAX_SAFE_INTEGER;
 const SQL = {
   addPageViews: `UPDATE pages SET views = min(views + ?2, ${MOST}) WHERE id = ?1`,
   addSiteViews: `UPDATE sites SET total = min(total + ?2, ${MOST}) WHERE id = ?1`,
-  addVisitor: `UPDATE sites SET visitors = min(visitors + 1, ${MOST}) WHERE id = ?1`,
+  addVisitors: `UPDATE sites SET visitors = min(visitors + ?2, ${MOST}) WHERE id = ?1`,
   addDay: `INSERT INTO days VALUES (?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET views = min(views + excluded.views, ${MOST}),
       visitors = min(visitors + excluded.visitors, ${MOST})`,
@@ -41,15 +41,24 @@ export async function addPageViews(database: DatabaseSync, names: Names, sums: r
 /** Enters visitors into the set of their day. The sets of earlier days are thrown away. */
 export function countVisitors(database: DatabaseSync, names: Names, entries: readonly VisitorEntry[]): void {
   const enter = database.prepare(SQL.enter);
-  const ofSite = database.prepare(SQL.addVisitor);
+  const ofSite = database.prepare(SQL.addVisitors);
   const ofDay = database.prepare(SQL.addDay);
+  /** By site and day: most of a batch belongs to one site. */
+  const sums = new Map<string, { readonly site: number; readonly day: number; ofDay: number; ever: number }>();
   let newestDay = -Infinity;
   for (const { site: name, day, hash, isFirstDay } of entries) {
     newestDay = Math.max(newestDay, day);
     const site = names.site(name);
     if (site === undefined || enter.run(day, site.id, hash).changes === 0) continue;
-    ofDay.run(site.id, day, 0, 1);
-    if (isFirstDay) ofSite.run(site.id);
+    const key = `${site.id} ${day}`;
+    const sum = sums.get(key) ?? { site: site.id, day, ofDay: 0, ever: 0 };
+    sum.ofDay += 1;
+    sum.ever += isFirstDay ? 1 : 0;
+    sums.set(key, sum);
+  }
+  for (const sum of sums.values()) {
+    ofDay.run(sum.site, sum.day, 0, sum.ofDay);
+    ofSite.run(sum.site, sum.ever);
   }
   database.prepare(SQL.forgetDays).run(newestDay);
 }

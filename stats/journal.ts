@@ -18,6 +18,7 @@ import {
   type StatsStore,
 } from "../engine/engine.ts";
 import { LRUCache } from "lru-cache";
+import { inPortions } from "../engine/portions.ts";
 import { bucketOf } from "../engine/reading.ts";
 import type { LiveRoom, LiveSites, RecordedSites } from "./live.ts";
 import type { Totals } from "./totals.ts";
@@ -132,7 +133,7 @@ export class Journal {
 
   /** Gives everything to the engine, views that still go on included. The journal keeps and retries what the engine refuses. */
   async record(views: Iterable<View>, now: number): Promise<void> {
-    for (const view of views) this.#measure(view, now);
+    await inPortions(views, (view) => this.#measure(view, now));
     this.#notePeaks();
     const sums = this.#sums;
     const readings = [...sums.values()].flatMap((buckets) => Array.from(buckets.values()));
@@ -154,8 +155,18 @@ export class Journal {
     }
   }
 
-  /** Reads the site's peak and the page's median again where they are old. True when either has changed. */
-  async refresh(site: LiveRoom, page: RoomName, now: number): Promise<boolean> {
+  /**
+   * Reads the site's peak and the page's median again where they are old.
+   * @returns true when either has changed; undefined when there is nothing to read
+   */
+  refresh(site: LiveRoom, page: RoomName, now: number): Promise<boolean> | undefined {
+    const peak = this.#dayPeaks.get(site);
+    const median = this.#medians.get(page);
+    const areFresh = peak !== undefined && median !== undefined && now < peak.expiresAt && now < median.expiresAt;
+    return areFresh ? undefined : this.#refreshBoth(site, page, now);
+  }
+
+  async #refreshBoth(site: LiveRoom, page: RoomName, now: number): Promise<boolean> {
     const [peakChanged, medianChanged] = await Promise.all([
       this.#refresh(this.#dayPeaks, site, now, () => this.peak(site.site)),
       this.#refresh(this.#medians, page, now, (known) => this.#readMedian(page, known)),

@@ -67,6 +67,7 @@ const MAX_PAGES = 50_000;
 const MAX_SEEN = 100_000; // visitors of today who need no look into the engine
 const MAX_WAITING = 50_000; // visitors who wait for an engine that is away
 const BATCH = 500; // about 5 ms of the engine
+const BATCH_GAP_MS = 5; // a transaction costs as much as thirty visitors
 const HASH_LENGTH = 16; // 96 bits in base64url
 
 const pageKey = (site: string, page: string) => `${site} ${page}`;
@@ -115,21 +116,20 @@ export class Totals {
     this.#site(site).unstored += 1;
   }
 
-  /** A visitor is on a site today. Resolves when the engine has counted the visitor, or is away. */
-  async countVisitor(site: string, visitor: string): Promise<void> {
-    if (!this.#options.sites.admits(site)) return;
+  /**
+   * A visitor is on a site today. Resolves when the engine has counted the visitor, or is away; undefined when there is
+   * nothing to wait for.
+   */
+  countVisitor(site: string, visitor: string): Promise<void> | undefined {
+    if (!this.#options.sites.admits(site)) return undefined;
     const { day } = this;
     const key = `${site} ${visitor}`;
-    if (this.#seenToday.has(key)) return;
+    if (this.#seenToday.has(key) || this.#waiting.length >= MAX_WAITING) return undefined; // the next page tries again
     this.#seenToday.set(key, true);
-    if (this.#waiting.length >= MAX_WAITING) {
-      this.#seenToday.delete(key); // the next page of the visitor tries again
-      return;
-    }
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiting.push({ site, visitor, day, done: resolve });
     void this.countWaiting();
-    await promise;
+    return promise;
   }
 
   /**
@@ -180,9 +180,16 @@ export class Totals {
    * Reads numbers again where they are old.
    *
    * @param now milliseconds of a monotonic clock
-   * @returns true when all numbers are known now, and were not before
+   * @returns true when all numbers are known now, and were not before; undefined when there is nothing to read
    */
-  async refresh(site: string, page: string, now: number): Promise<boolean> {
+  refresh(site: string, page: string, now: number): Promise<boolean> | undefined {
+    const ofSite = this.#site(site);
+    const ofPage = this.#page(pageKey(site, page));
+    const isFresh = (entry: Cached<unknown>) => now < entry.expiresAt && entry.reading === undefined;
+    return isFresh(ofSite) && isFresh(ofPage) ? undefined : this.#refresh(site, page, now);
+  }
+
+  async #refresh(site: string, page: string, now: number): Promise<boolean> {
     const ofSite = this.#site(site);
     const ofPage = this.#page(pageKey(site, page));
     const areKnown = () => ofSite.stored !== undefined && ofPage.stored !== undefined;
@@ -246,8 +253,9 @@ export class Totals {
     try {
       await this.#secretOf(this.day);
       while (this.#waiting.length > 0) {
-        await this.#countBatch();
-        await new Promise((resolve) => setImmediate(resolve)); // others have a turn, and come in one batch
+        const counted = await this.#countBatch();
+        const gapMs = counted > 1 ? BATCH_GAP_MS : 0; // whoever comes meanwhile is in the next batch
+        await new Promise((resolve) => setTimeout(resolve, gapMs));
       }
       this.#isFailing = false;
       this.#forgetSecrets();
@@ -265,7 +273,7 @@ export class Totals {
     this.#isFailing = true;
   }
 
-  async #countBatch(): Promise<void> {
+  async #countBatch(): Promise<number> {
     const { store, sites } = this.#options;
     const batch = this.#waiting.slice(0, BATCH);
     for (const { day } of batch) await this.#secretOf(day);
@@ -276,6 +284,7 @@ export class Totals {
       this.#site(site).expiresAt = 0;
       done();
     }
+    return batch.length;
   }
 
   #entryOf({ site, visitor, day }: WaitingVisitor): VisitorEntry {

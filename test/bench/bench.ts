@@ -1,17 +1,21 @@
 /**
- * The benchmark: the service beside the floor, in the same run, one table of medians and ratios.
+ * The benchmark: the service beside two floors, in the same run, one table of medians and ratios.
  *
- *     npm run bench                        5,000 and 19,000 pages, three rounds (about 25 minutes)
- *     npm run bench -- deno                the same on Deno, against bare Deno
- *     npm run bench -- curve               1k, 5k, 10k and 19k pages
+ *     npm run bench                        5,000 and 18,000 pages, three rounds (about 35 minutes)
+ *     npm run bench -- storms              the join storms alone (three minutes)
+ *     npm run bench -- deno                on Deno, against bare Deno
+ *     npm run bench -- curve               1k, 5k, 10k and 18k pages
  *     npm run bench -- sites               1, 100 and 10,000 sites with the same 10,000 pages
+ *     npm run bench -- stalls              for how long the event loop stands still (add `deno`)
  *     npm run bench -- page                what the tag costs a page that carries it, in Chromium
  *     npm run bench -- cluster             what several nodes cost Redis (2 minutes; --nodes 1,3)
  *     npm run bench -- cluster --pages 30000         so many pages on two nodes (--proxy: behind nginx)
  *     npm run bench -- --pages 5000 --rounds 1 --idle 0
  *
- * Every figure of a round comes from a fresh server process: a warm-up wave comes and goes, then the pages join in one
- * storm, stay, hear of further visitors, idle and leave. Machines are noisy: read the ratios. Linux only (/proc).
+ * `floor.ts` has no tokens, `token-floor.ts` has. Every figure of a round comes from a fresh server process, which nobody
+ * has visited: all pages join in one storm, stay, hear of further visitors, idle and leave, and a second storm follows.
+ * Every visitor has an address of their own, and one in five has two pages. Machines are noisy: read the ratios.
+ * Linux only (/proc).
  */
 
 /* oxlint-disable no-await-in-loop -- one thing is measured at a time */
@@ -30,6 +34,7 @@ import { type Figures, median } from "./figures.ts";
 import { startGenerator } from "./generator.ts";
 import type { Order, Report } from "./load.ts";
 import { benchPage } from "./page.ts";
+import { stalls } from "./stalls.ts";
 
 /** What a row of the table is about: so many pages, evenly on so many sites. */
 interface Case {
@@ -39,9 +44,12 @@ interface Case {
 
 /** A kind of server under test. */
 interface Target {
-  name: "floor" | "service";
+  name: TargetName;
   command: string[];
 }
+
+const TARGET_NAMES = ["floor", "token floor", "service"] as const;
+type TargetName = (typeof TARGET_NAMES)[number];
 
 /** A running server with the generator that visits it. */
 interface Run {
@@ -54,12 +62,12 @@ interface Run {
 
 const HERE = import.meta.dirname;
 const ROOT = join(HERE, "../..");
-/** Waves of a few pages compile the code, and leave little freed memory behind for the pages that are weighed. */
-const WARMUP = { waves: 10, pages: 200, pauseMs: 250 };
 const FANOUTS = 10;
 const READY_MS = 20_000;
 /** Grace (5 s), a garbage collection or two, and the allocator's own delays. */
 const SETTLE_MS = 12_000;
+/** After grace, nobody is counted any more. */
+const EMPTY_MS = 6_000;
 const STEADY = { pages: 300, everyMs: 10 };
 
 const { values, positionals } = parseArgs({
@@ -71,11 +79,11 @@ const { values, positionals } = parseArgs({
     idle: { type: "string", default: "60" },
     /** Visitors that arrive at the same time. */
     lanes: { type: "string", default: "64" },
-    /** Visitors behind one address, which share a connection for token requests; 1: a connection for each request. */
+    /** Visitors whose token requests come over one connection, as from a proxy; 1: a connection for each. */
     share: { type: "string", default: "40" },
     /** Different paths that visitors read; 1, everybody on one page, is the dearest. */
     paths: { type: "string", default: "1" },
-    /** "floor" or "service": that one alone. */
+    /** Such as "token floor,service": those alone. */
     only: { type: "string" },
     /** With `cluster`: on so many nodes, one number after the other. */
     nodes: { type: "string", default: "1,3" },
@@ -94,8 +102,10 @@ function hostsOf(sites: number): string[] {
 
 function targetsOn(runtime: "bun" | "deno"): Target[] {
   const command = runtime === "bun" ? [process.execPath] : [join(ROOT, "node_modules/.bin/deno"), "run", "-A"];
+  const ending = runtime === "bun" ? ".ts" : "-deno.ts";
   return [
-    { name: "floor", command: [...command, join(HERE, runtime === "bun" ? "floor.ts" : "floor-deno.ts")] },
+    { name: "floor", command: [...command, join(HERE, `floor${ending}`)] },
+    { name: "token floor", command: [...command, join(HERE, `token-floor${ending}`)] },
     { name: "service", command: [...command, join(ROOT, "server.ts")] },
   ];
 }
@@ -108,6 +118,7 @@ async function startServer(target: Target, hosts: string[]): Promise<{ server: S
     ...process.env,
     HOST: "127.0.0.1",
     PORT: "0",
+    TRUST_PROXY: "1",
     SITES: hosts.map((host) => (hosts.length === 1 ? `https://${host}` : host)).join(","),
   };
   const server = adopt(Bun.spawn(target.command, { cwd: ROOT, env, stdout: "pipe", stderr: "inherit" }));
@@ -128,13 +139,13 @@ async function startServer(target: Target, hosts: string[]): Promise<{ server: S
 
 /** Starts a server and its visitors. */
 async function start(target: Target, { sites }: Case): Promise<Run> {
-  const isFloor = target.name === "floor";
-  const hosts = hostsOf(isFloor ? 1 : sites);
+  const hosts = hostsOf(target.name === "service" ? sites : 1);
   const { server, url } = await startServer(target, hosts);
   const generator = startGenerator({
     url,
     hosts,
-    tokens: !isFloor,
+    tokens: target.name !== "floor",
+    secondPages: true,
     paths: Number(values.paths),
     share: Number(values.share),
     lanes: Number(values.lanes),
@@ -177,18 +188,30 @@ function cpuOfMachine(): { all: number; own: number } {
 
 const numbersIn = (text: string): number[] => (text.match(/ -?\d+/g) ?? []).map(Number);
 
-/** Joins in a storm, and what the pages weigh once they are there. */
-async function measureStorm(run: Run, { pages }: Case): Promise<Figures> {
-  const before = run.memory();
+/** All pages join. @param which "first" after the start, or "second" */
+async function measureStorm(run: Run, { pages }: Case, which: "first" | "second"): Promise<Figures> {
   const storm = await run.order({ do: "join", pages });
-  await Bun.sleep(SETTLE_MS);
   return {
-    "memory per page, bytes": ((run.memory() - before) * 2 ** 20) / pages,
-    "join storm: server CPU per page, µs": (storm.cpu * 1000) / pages,
-    "join storm: until all show the number, ms": storm.ms,
-    "join storm: frames per join": storm.frames / pages,
-    "join storm: generator busy, %": storm.busy * 100,
+    [`${which} storm: server CPU per page, µs`]: (storm.cpu * 1000) / pages,
+    [`${which} storm: until all show the number, ms`]: storm.ms,
+    [`${which} storm: frames per join`]: storm.frames / pages,
+    [`${which} storm: generator busy, %`]: storm.busy * 100,
   };
+}
+
+/** The first storm, and what the pages weigh once they are there. */
+async function measureFirstStorm(run: Run, subject: Case): Promise<Figures> {
+  const before = run.memory();
+  const storm = await measureStorm(run, subject, "first");
+  await Bun.sleep(SETTLE_MS);
+  return { ...storm, "memory per page, bytes": ((run.memory() - before) * 2 ** 20) / subject.pages };
+}
+
+/** Everybody leaves, and comes again. */
+async function measureSecondStorm(run: Run, subject: Case): Promise<Figures> {
+  await run.order({ do: "leave", keep: 0 });
+  await Bun.sleep(EMPTY_MS);
+  return measureStorm(run, subject, "second");
 }
 
 /** The first change after a quiet time, again and again. */
@@ -235,18 +258,15 @@ async function measureLeave(run: Run, { pages }: Case): Promise<Figures> {
 async function measure(target: Target, subject: Case, idleSeconds: number): Promise<Figures> {
   const run = await start(target, subject);
   try {
-    for (let wave = 0; wave < WARMUP.waves; wave++) {
-      await run.order({ do: "join", pages: WARMUP.pages });
-      await run.order({ do: "leave", keep: 0 });
-      await Bun.sleep(WARMUP.pauseMs); // the floor must tell 0 before the next wave, or it has no news for that
-    }
-    await Bun.sleep(SETTLE_MS);
+    if (positionals.includes("storms"))
+      return { ...(await measureStorm(run, subject, "first")), ...(await measureSecondStorm(run, subject)) };
     return {
-      ...(await measureStorm(run, subject)),
+      ...(await measureFirstStorm(run, subject)),
       ...(await measureFanout(run)),
       ...(idleSeconds > 0 && (await measureIdle(run, idleSeconds))),
       ...(await measureSteady(run)),
       ...(await measureLeave(run, subject)),
+      ...(await measureSecondStorm(run, subject)),
     };
   } finally {
     await run.stop();
@@ -256,7 +276,7 @@ async function measure(target: Target, subject: Case, idleSeconds: number): Prom
 // The table
 
 /** Figures by case and target, one entry a round. */
-type Results = Map<Case, Map<Target["name"], Figures[]>>;
+type Results = Map<Case, Map<TargetName, Figures[]>>;
 
 function caseName({ pages, sites }: Case): string {
   const count = `${pages.toLocaleString("en")} pages`;
@@ -265,14 +285,16 @@ function caseName({ pages, sites }: Case): string {
 
 function rowsOf(results: Results): string[][] {
   const names = new Set([...results.values()].flatMap((targets) => [...targets.values()].flat().flatMap(Object.keys)));
-  const rows = [["measure (medians)", "", "floor", "service", "ratio"]];
+  const rows = [["measure (medians)", "", ...TARGET_NAMES, "× floor", "× token floor"]];
   for (const name of names) {
     for (const [subject, targets] of results) {
-      const [floor, service] = (["floor", "service"] as const).map((target) =>
+      const medians = TARGET_NAMES.map((target) =>
         median((targets.get(target) ?? []).map((figures) => figures[name] ?? NaN)),
       );
-      if (Number.isNaN(floor) && Number.isNaN(service)) continue;
-      rows.push([name, caseName(subject), short(floor), short(service), short(service! / floor!)]);
+      const [floor, tokenFloor, service] = medians as [number, number, number];
+      if (medians.every(Number.isNaN)) continue;
+      const cells = [...medians, service / floor, service / tokenFloor].map(short);
+      rows.push([name, caseName(subject), ...cells]);
     }
   }
   return rows;
@@ -299,7 +321,7 @@ function print(results: Results): void {
 function casesOf(modes: string[]): Case[] {
   if (modes.includes("sites"))
     return [1, 100, 10_000].map((sites) => ({ pages: Number(values.pages ?? 10_000), sites }));
-  const pages = values.pages ?? (modes.includes("curve") ? "1000,5000,10000,19000" : "5000,19000");
+  const pages = values.pages ?? (modes.includes("curve") ? "1000,5000,10000,18000" : "5000,18000");
   return pages.split(",").map((count) => ({ pages: Number(count), sites: 1 }));
 }
 
@@ -316,16 +338,16 @@ async function main(): Promise<void> {
   const before = cpuOfMachine();
   const startedAt = performance.now();
   const cases = casesOf(positionals);
-  const both = targetsOn(positionals.includes("deno") ? "deno" : "bun");
-  const targets = both.filter(({ name }) => values.only === undefined || values.only === name);
+  const all = targetsOn(positionals.includes("deno") ? "deno" : "bun");
+  const targets = all.filter(({ name }) => values.only === undefined || values.only.split(",").includes(name));
   const most = Math.max(...cases.map(({ pages }) => pages));
   const results: Results = new Map(cases.map((subject) => [subject, new Map()]));
   for (let round = 0; round < rounds; round++) {
     for (const subject of cases) {
       for (const target of round % 2 === 0 ? targets : targets.toReversed()) {
         const figures = await measure(target, subject, subject.pages === most ? Number(values.idle) : 0);
-        const all = results.get(subject)!;
-        all.set(target.name, [...(all.get(target.name) ?? []), figures]);
+        const ofCase = results.get(subject)!;
+        ofCase.set(target.name, [...(ofCase.get(target.name) ?? []), figures]);
         console.error(`round ${round + 1}, ${target.name}, ${caseName(subject)}: ${JSON.stringify(figures)}`);
       }
     }
@@ -339,6 +361,7 @@ process.on("SIGTERM", () => process.exit(143));
 process.on("exit", removeLeftovers);
 
 if (positionals.includes("page")) await benchPage(rounds);
+else if (positionals.includes("stalls")) await stalls(positionals.includes("deno") ? "deno" : "bun");
 else if (!positionals.includes("cluster")) await main();
 else if (values.pages === undefined) await cluster(values.nodes.split(",").map(Number));
 else await manyPages(Number(values.pages), values.proxy);

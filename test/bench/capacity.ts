@@ -24,7 +24,7 @@ const CHANGES = 10;
 
 /** Behind nginx both crowds come from the same addresses, and half a household fits twice into the limits. */
 const gather = (url: string): LoadGenerator =>
-  startGenerator({ url: `${url}/`, hosts: [HOST], tokens: true, paths: 1, share: 20, lanes: 32 });
+  startGenerator({ url: `${url}/`, hosts: [HOST], tokens: true, secondPages: false, paths: 1, share: 20, lanes: 32 });
 
 async function print(nodes: Service[]): Promise<void> {
   for (const node of nodes) {

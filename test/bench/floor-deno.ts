@@ -5,7 +5,7 @@
 
 const pagesOf = new Map<string, number>();
 const sockets = new Set<WebSocket>();
-let published = 0;
+let hasChanged = false;
 
 Deno.serve(
   {
@@ -20,20 +20,22 @@ Deno.serve(
     socket.addEventListener("open", () => {
       pagesOf.set(uid, (pagesOf.get(uid) ?? 0) + 1);
       sockets.add(socket);
+      hasChanged = true;
     });
     socket.addEventListener("close", () => {
       if (!sockets.delete(socket)) return;
       const pages = (pagesOf.get(uid) ?? 1) - 1;
       if (pages > 0) pagesOf.set(uid, pages);
       else pagesOf.delete(uid);
+      hasChanged = true;
     });
     return response;
   },
 );
 
 setInterval(() => {
-  if (pagesOf.size === published) return;
-  published = pagesOf.size;
-  const frame = `{"site":${published}}`;
+  if (!hasChanged) return;
+  hasChanged = false;
+  const frame = `{"site":${pagesOf.size}}`;
   for (const socket of sockets) if (socket.readyState === WebSocket.OPEN) socket.send(frame);
 }, 100);

@@ -1,12 +1,12 @@
 /**
  * The floor: the least that any live counter on Bun must do, and nothing else. One WebSocket server counts distinct
- * `?uid=` and publishes the number every 100 ms when it changed. No limits, tokens, identity, heartbeat or journal.
+ * `?uid=` and publishes the number every 100 ms when a page has come or gone. No limits, tokens, identity, heartbeat or journal.
  *
  * It is the control of the benchmark, so it is kept as fast as so little code can be: do not make it slower.
  */
 
 const pagesOf = new Map<string, number>();
-let published = 0;
+let hasChanged = false;
 
 const server = Bun.serve<string>({
   hostname: "127.0.0.1",
@@ -20,20 +20,22 @@ const server = Bun.serve<string>({
     open(socket) {
       pagesOf.set(socket.data, (pagesOf.get(socket.data) ?? 0) + 1);
       socket.subscribe("count");
+      hasChanged = true;
     },
     message() {},
     close(socket) {
       const pages = (pagesOf.get(socket.data) ?? 1) - 1;
       if (pages > 0) pagesOf.set(socket.data, pages);
       else pagesOf.delete(socket.data);
+      hasChanged = true;
     },
   },
 });
 
 setInterval(() => {
-  if (pagesOf.size === published) return;
-  published = pagesOf.size;
-  server.publish("count", `{"site":${published}}`);
+  if (!hasChanged) return;
+  hasChanged = false;
+  server.publish("count", `{"site":${pagesOf.size}}`);
 }, 100);
 
 console.log(JSON.stringify({ event: "ready", url: server.url.href }));

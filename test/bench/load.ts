@@ -1,10 +1,10 @@
 /**
- * The visitors of the benchmark: one process that holds up to 19,000 open pages, each a raw TCP connection with the
+ * The visitors of the benchmark: one process that holds up to 18,000 open pages, each a raw TCP connection with the
  * least HTTP and WebSocket that a server accepts, so that the server is what the figures are about. `bench.ts` starts
  * it, sends orders over IPC and gets one report for each.
  *
- * Every page is another visitor. Visitors come in households of `share`, each behind an address of 127.0.0.0/8 of its
- * own with one kept-alive connection for token requests, so the service keeps its limits per address switched on.
+ * Every visitor names an address of their own in X-Forwarded-For, as a proxy would. As from a proxy, too, `share`
+ * visitors in turn come over one kept-alive connection for token requests, from an address of 127.0.0.0/8.
  */
 
 /* oxlint-disable no-await-in-loop -- the visitors of a lane come one after the other */
@@ -15,13 +15,15 @@ import type { Socket, SocketHandler, TCPSocketConnectOptions } from "bun";
 export interface Visit {
   /** Base URL of the server, `http://127.0.0.1:41234/`. */
   url: string;
-  /** Hosts of the sites, visited over https; page number n is on site n modulo their number. */
+  /** Hosts of the sites, visited over https; visitor number n is on site n modulo their number. */
   hosts: string[];
   /** Ask `POST /token` first and upgrade at `/ws?token=`; otherwise upgrade at `/?uid=`, as the floor wants it. */
   tokens: boolean;
+  /** In a storm, one visitor in five opens a second page. */
+  secondPages: boolean;
   /** Different page paths that visitors read. */
   paths: number;
-  /** Visitors behind one address. */
+  /** Visitors whose token requests come over one connection. */
   share: number;
   /** Visitors that arrive at the same time, each after the answer to the one before. */
   lanes: number;
@@ -30,8 +32,8 @@ export interface Visit {
 /** One thing to do, answered with one {@link Report}. */
 export type Order =
   /**
-   * Open so many more pages as fast as the lanes allow, and wait until every page shows how many its site has, with those
-   * that come from another generator.
+   * Open so many more pages as fast as the lanes allow, and wait until every page shows how many visitors its site has,
+   * with those that come from another generator.
    */
   | { do: "join"; pages: number; elsewhere?: number }
   /** The same, but one page every `everyMs`, whatever the others are waiting for. */
@@ -40,8 +42,10 @@ export type Order =
   | { do: "fanout" }
   /** Watch. */
   | { do: "idle"; seconds: number }
-  /** Close all pages but so many, and wait until the rest show that number. */
-  | { do: "leave"; keep: number };
+  /** Close all pages but those of so many visitors, and wait until the rest show that number. */
+  | { do: "leave"; keep: number }
+  /** Wait until the server has closed all pages. */
+  | { do: "part" };
 
 /** What an order took. */
 export interface Report {
@@ -75,8 +79,16 @@ const END_OF_HEAD = "\r\n\r\n";
 
 // State: the open pages, the number that each site's pages should show, and how many of them do.
 
-interface Page {
+/** Somebody who comes with one page, or with two. */
+interface Visitor {
   number: number;
+  pages: number;
+  /** What the server has set; "" before the first token. */
+  cookie: string;
+}
+
+interface Page {
+  visitor: Visitor;
   site: number;
   socket: Socket<Page> | undefined;
   /** The upgrade request, until it is sent. */
@@ -96,7 +108,7 @@ const { hostname, port, host } = new URL(visit.url);
 const pages = new Set<Page>();
 const goals: number[] = visit.hosts.map(() => 0);
 const seen = { frames: 0, bytes: 0, pings: 0 };
-let opened = 0;
+let visitors = 0;
 let right = 0;
 let leaving = false;
 /** Called whenever a page comes to show its goal, and when a page is gone. */
@@ -162,7 +174,7 @@ function receive(page: Page, opcode: number, bytes: Uint8Array, from: number, en
   } else if (opcode === 0x9) {
     seen.pings += 1;
     page.socket?.write(PONG);
-  }
+  } else if (opcode === 0x8) page.socket?.end(CLOSE);
 }
 
 /** Cuts what arrived into frames; the start of an incomplete one waits in `page.rest`. */
@@ -221,14 +233,21 @@ const pageHandler: SocketHandler<Page> = {
   },
 };
 
-function newPage(number: number, token: string): Page {
-  const site = number % visit.hosts.length;
-  const path = visit.tokens ? `/ws?token=${token}` : `/?uid=${number}`;
+/** What every request of a visitor says. */
+function headersOf({ number, cookie }: Visitor): string {
+  const origin = `https://${visit.hosts[number % visit.hosts.length]}`;
+  const address = `10.${number >> 16}.${(number >> 8) & 255}.${number & 255}`;
+  const proxy = `X-Forwarded-For: ${address}\r\nX-Forwarded-Proto: https\r\n`;
+  return `Host: ${host}\r\nOrigin: ${origin}\r\n${BROWSER}${proxy}${cookie && `Cookie: ${cookie}\r\n`}`;
+}
+
+function newPage(visitor: Visitor, token: string): Page {
+  const path = visit.tokens ? `/ws?token=${token}` : `/?uid=${visitor.number}`;
   return {
-    number,
-    site,
+    visitor,
+    site: visitor.number % visit.hosts.length,
     socket: undefined,
-    head: `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nOrigin: https://${visit.hosts[site]}\r\n${BROWSER}${UPGRADE}`,
+    head: `GET ${path} HTTP/1.1\r\n${headersOf(visitor)}${UPGRADE}`,
     askedAt: 0,
     upgraded: false,
     shown: -1,
@@ -278,38 +297,49 @@ async function openLine(address: string): Promise<Socket<Line>> {
   return connect(address, lineHandler, line);
 }
 
-async function requestToken(line: Socket<Line>, number: number): Promise<string> {
-  const from = visit.hosts[number % visit.hosts.length];
-  const body = `{"page":"/${number % visit.paths || ""}"}`;
+async function requestToken(line: Socket<Line>, visitor: Visitor): Promise<string> {
+  const body = `{"page":"/${visitor.number % visit.paths || ""}"}`;
   line.data.answered = Promise.withResolvers();
   line.write(
-    `POST /token HTTP/1.1\r\nHost: ${host}\r\nOrigin: https://${from}\r\n${BROWSER}` +
+    `POST /token HTTP/1.1\r\n${headersOf(visitor)}` +
       `Content-Type: text/plain;charset=UTF-8\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
   );
   const answer = await line.data.answered.promise;
   const token = /"token":"([^"]+)"/.exec(answer)?.[1];
   if (token === undefined) throw new Error(`no token: ${answer}`);
+  visitor.cookie = /set-cookie: *([^;]+)/i.exec(answer)?.[1] ?? visitor.cookie;
   return token;
 }
 
-/** The next visitor, with a token where one is needed. */
-async function nextVisitor(line: Socket<Line> | undefined): Promise<Page> {
-  const number = opened++;
-  return newPage(number, line ? await requestToken(line, number) : "");
+/** Gets a page ready for its upgrade, with a token where one is needed. */
+async function prepare(visitor: Visitor, line: Socket<Line> | undefined): Promise<Page> {
+  return newPage(visitor, line ? await requestToken(line, visitor) : "");
 }
 
-/** One after the other, up to `share` visitors behind one address open their pages. False when nobody is left to come. */
-async function household(share: number, until: number): Promise<boolean> {
+/** Numbers the next visitors, who bring so many pages. */
+function nextVisitors(pages: number, secondPages: boolean): Visitor[] {
+  const coming: Visitor[] = [];
+  for (let left = pages; left > 0; left -= coming.at(-1)!.pages) {
+    const hasSecond = secondPages && left > 1 && visitors % 5 === 0;
+    coming.push({ number: visitors, pages: hasSecond ? 2 : 1, cookie: "" });
+    visitors += 1;
+  }
+  return coming;
+}
+
+/** One after the other, up to `share` of the coming visitors open their pages from one address. */
+async function household(coming: Visitor[]): Promise<void> {
   const address = nextAddress();
   const line = visit.tokens ? await openLine(address) : undefined;
-  for (let left = share; left > 0 && opened < until; left--) await openPage(await nextVisitor(line), address);
+  for (let left = visit.share; left > 0; left--) {
+    const visitor = coming.pop();
+    for (let page = 0; page < (visitor?.pages ?? 0); page++) await openPage(await prepare(visitor!, line), address);
+  }
   line?.end();
-  return opened < until;
 }
 
-async function lane(until: number): Promise<void> {
-  let more = true;
-  while (more) more = await household(visit.share, until);
+async function lane(coming: Visitor[]): Promise<void> {
+  while (coming.length > 0) await household(coming);
 }
 
 // Orders
@@ -326,18 +356,20 @@ async function allRight(count: number): Promise<void> {
 }
 
 async function join(count: number, elsewhere = 0): Promise<void> {
-  const until = opened + count;
-  aim(until + elsewhere);
-  await Promise.all(Array.from({ length: Math.min(visit.lanes, count) }, () => lane(until)));
+  const until = pages.size + count;
+  const coming = nextVisitors(count, visit.secondPages).toReversed(); // lanes take from the end
+  aim(visitors + elsewhere);
+  await Promise.all(Array.from({ length: Math.min(visit.lanes, count) }, () => lane(coming)));
   await allRight(until);
 }
 
 async function trickle(count: number, everyMs: number): Promise<void> {
-  const until = opened + count;
-  aim(until);
-  const arrivals: Promise<boolean>[] = [];
-  for (let left = count; left > 0; left--) {
-    arrivals.push(household(1, until));
+  const until = pages.size + count;
+  const coming = nextVisitors(count, false);
+  aim(visitors);
+  const arrivals: Promise<void>[] = [];
+  for (const visitor of coming) {
+    arrivals.push(household([visitor]));
     await Bun.sleep(everyMs);
   }
   await Promise.all(arrivals);
@@ -349,10 +381,10 @@ async function fanout(): Promise<Report["fanout"]> {
   await Bun.sleep(QUIET_MS + Math.random() * 100);
   const address = nextAddress();
   const line = visit.tokens ? await openLine(address) : undefined;
-  const joiner = await nextVisitor(line);
+  const joiner = await prepare(nextVisitors(1, false)[0]!, line);
   line?.end();
-  aim(opened);
-  const audience = goals[joiner.site]! - 1;
+  aim(visitors);
+  const audience = [...pages].filter(({ site }) => site === joiner.site).length;
   const arrivals: number[] = [];
   const all = Promise.withResolvers<void>();
   onRight = (page) => {
@@ -368,9 +400,17 @@ async function fanout(): Promise<Report["fanout"]> {
 async function leave(keep: number): Promise<void> {
   leaving = true;
   aim(keep);
-  for (const page of pages) if (page.number >= keep) page.socket?.end(CLOSE);
-  await allRight(keep);
-  opened = keep;
+  const [staying, going] = [[], []] as [Page[], Page[]];
+  for (const page of pages) (page.visitor.number < keep ? staying : going).push(page);
+  for (const page of going) page.socket?.end(CLOSE);
+  await allRight(staying.length);
+  visitors = keep;
+  leaving = false;
+}
+
+async function part(): Promise<void> {
+  leaving = true;
+  await allRight(0);
   leaving = false;
 }
 
@@ -379,6 +419,7 @@ async function obey(order: Order): Promise<Report["fanout"]> {
   if (order.do === "join") await join(order.pages, order.elsewhere);
   else if (order.do === "trickle") await trickle(order.pages, order.everyMs);
   else if (order.do === "leave") await leave(order.keep);
+  else if (order.do === "part") await part();
   else await Bun.sleep(order.seconds * 1000);
   return undefined;
 }

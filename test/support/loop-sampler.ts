@@ -1,4 +1,4 @@
-/** Preloaded into a service by a test: each stall of the event loop is a line `wall milliseconds, CPU milliseconds` in STALLS_FILE. */
+/** Preloaded into a service by a test: each stall of the event loop is a line `wall milliseconds, CPU milliseconds of the thread` in STALLS_FILE. */
 import { appendFileSync } from "node:fs";
 import process from "node:process";
 import { setInterval } from "node:timers";
@@ -7,7 +7,7 @@ const SAMPLE_MS = 5;
 const MIN_STALL_MS = 10;
 const file = process.env["STALLS_FILE"] ?? "";
 const cpuMs = () => {
-  const { user, system } = process.cpuUsage();
+  const { user, system } = process.threadCpuUsage();
   return (user + system) / 1_000;
 };
 

@@ -22,7 +22,13 @@ export class StallProbe {
 
   /** The longest stall since then, in milliseconds, as far as the service itself worked meanwhile. */
   longestMs(): number {
-    return this.stalls().reduce((longest, stall) => Math.max(longest, Math.min(stall.ms, stall.cpuMs)), 0);
+    return workMs(this.longest());
+  }
+
+  /** The stall since then in which the service itself worked for the longest time. */
+  longest(): Stall {
+    const longer = (a: Stall, b: Stall) => (workMs(b) > workMs(a) ? b : a);
+    return this.stalls().reduce(longer, { ms: 0, cpuMs: 0 });
   }
 
   /** All stalls since then. */
@@ -34,6 +40,8 @@ export class StallProbe {
     return existsSync(this.#file) ? readFileSync(this.#file, "utf8").split("\n").slice(0, -1) : [];
   }
 }
+
+const workMs = ({ ms, cpuMs }: Stall): number => Math.min(ms, cpuMs);
 
 function parse(line: string): Stall {
   const [ms = 0, cpuMs = 0] = line.split(" ").map(Number);

@@ -115,7 +115,7 @@ describe("pages and addresses", () => {
     ["::ffff:192.0.2.1", undefined, 0, "192.0.2.1"],
     ["2001:DB8:0:0::1", undefined, 0, "2001:db8::1"],
   ])("addresses: socket %p, X-Forwarded-For %p and %d proxies make %p", (socket, forwarded, hops, address) => {
-    expect(clientAddress(socket, forwarded, hops)).toBe(address);
+    expect(clientAddress({ address: socket }, forwarded, hops)).toBe(address);
   });
 
   test.each([

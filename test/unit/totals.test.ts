@@ -156,7 +156,7 @@ describe("totals", () => {
       },
     });
     const { totals, record, numbers, failures } = setUp(engine, store);
-    await Promise.all(["a-100", "b-100", "c-1"].map((visitor) => totals.countVisitor(SITE, visitor)));
+    await Promise.all(["a-100", "b-100", "c-1"].map(async (visitor) => totals.countVisitor(SITE, visitor)));
     expect(failures).toEqual(["warn"]);
     state.isAway = false;
     await record();
