@@ -59,7 +59,9 @@ export function problem(c: Context, reason: Reason, detail?: string): Response {
   if (retryAfter !== undefined) c.header("Retry-After", String(retryAfter));
   if (reason === "full") c.header("Connection", "close"); // frees the file of this connection
   if (status === 426) c.header("Upgrade", "websocket");
-  if (status === 401) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
+  // Not for a script: while a browser asks for the password, the `fetch` of the page waits.
+  const isForScript = c.req.header("sec-fetch-dest") === "empty";
+  if (status === 401 && !isForScript) c.header("WWW-Authenticate", 'Basic realm="Headcount", charset="UTF-8"');
   const body = { type: `urn:headcount:problem:${reason}`, title, status, detail: detail ?? usualDetail };
   return c.json(body, status, { "Content-Type": "application/problem+json" });
 }

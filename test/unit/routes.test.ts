@@ -175,6 +175,8 @@ describe("routes", () => {
     const asked = await request("/dashboard");
     expect(asked.status).toBe(401);
     expect(asked.headers.get("www-authenticate")).toStartWith("Basic ");
+    const asScript = await request("/dashboard/state", { headers: { "Sec-Fetch-Dest": "empty" } });
+    expect([asScript.status, asScript.headers.get("www-authenticate")]).toEqual([401, null]); // no browser asks
     const give = async (path: string, password: string, address?: string) =>
       (await request(path, { headers: { Authorization: authorizationOf(password) } }, address)).status;
     for (const path of ["/dashboard", "/dashboard/state", "/metrics"]) {

@@ -4,6 +4,7 @@
  * written. Each part of the page has one function that draws it from what was last heard.
  */
 import { dashboard as texts } from "#texts";
+import { ask, base, isRefusedPassword, reasonOf } from "./ask.ts";
 import { createChart, type History } from "./chart.ts";
 import { createDays } from "./days.ts";
 import { counted, locale, number } from "./locale.ts";
@@ -55,15 +56,12 @@ interface Reading {
 const STATE_MS = 2_000;
 const HISTORY_MS = 20_000;
 const MINUTE_MS = 60_000; // a new minute is a new point of the history
-const PATIENCE_MS = 10_000; // for an answer
 const FEW_PAGES = 10;
 const MANY_ROWS = 25;
 const MAX_MOST_READ = 1_000; // more pages are never in the list of reading times
 const FEW_ROWS = 8; // at first, on a phone
 const MILLION = 1_000_000; // seven digits do not fit three times beside each other on a phone
 
-/** Relative addresses would inherit a user and a password from the address bar, and `fetch` refuses those. */
-const base = new URL(".", location.origin + location.pathname).href;
 const phone = matchMedia("(max-width: 48rem)");
 
 // ---- What the page knows ----
@@ -82,6 +80,7 @@ let shownRows = phone.matches ? FEW_ROWS : MANY_ROWS;
 
 let timer = 0; // of the next question for the state
 let heardAt: number | undefined; // when the service last answered it
+let isSignedOut = false; // the password has changed
 let loading = new AbortController(); // history and reading times
 let loadAt = 0; // when they are due again
 let loaded = ""; // what was last asked for
@@ -330,48 +329,50 @@ function showReadings(): void {
 
 // ---- Asking ----
 
-/** @throws {Response | Error} */
-async function ask<Answer>(path: string, signal: AbortSignal): Promise<Answer> {
-  const response = await fetch(base + path, { signal });
-  if (!response.ok) throw response;
-  return response.json();
-}
-
-/** What went wrong, in the service's own words where there are any. */
-async function reasonOf(failure: unknown): Promise<string> {
-  if (!(failure instanceof Response)) return texts.noAnswer;
-  const problem = await failure.json().catch(() => undefined);
-  return problem?.title ?? `HTTP ${failure.status}`;
-}
-
 async function poll(): Promise<void> {
   clearTimeout(timer);
-  if (document.hidden) return;
+  if (document.hidden || isSignedOut) return;
   try {
-    state = await ask<State>("dashboard/state", AbortSignal.timeout(PATIENCE_MS));
-    heardAt = Date.now();
-    if (!isChosen) {
-      const [largest] = state.sites;
-      site = largest?.site;
-      isChosen = largest !== undefined && largest.visitors > 0;
-    }
-    if (state.node?.stale) showLink("stale", texts.stale);
-    else showLink("live", texts.live);
-    show(state);
-    if (heardAt >= loadAt || loaded !== key()) void load();
+    hear(await ask<State>("dashboard/state"));
   } catch (failure) {
-    const reason = await reasonOf(failure);
-    const words =
-      heardAt === undefined
-        ? fill(texts.notReachable, { reason })
-        : fill(texts.notReachableSince, { reason, time: clock.format(heardAt) });
-    showLink("lost", words);
-    document.title = texts.notReachableTitle;
-    // Ten wrong passwords a minute are a guess too many: this page does not ask again with one that is old.
-    if (failure instanceof Response && failure.status === 401) return;
+    if (isRefusedPassword(failure)) return signOut();
+    showLoss(await reasonOf(failure));
   }
   clearTimeout(timer);
   timer = setTimeout(poll, STATE_MS);
+}
+
+function hear(its: State): void {
+  state = its;
+  heardAt = Date.now();
+  if (!isChosen) {
+    const [largest] = its.sites;
+    site = largest?.site;
+    isChosen = largest !== undefined && largest.visitors > 0;
+  }
+  if (its.node?.stale) showLink("stale", texts.stale);
+  else showLink("live", texts.live);
+  show(its);
+  if (heardAt >= loadAt || loaded !== key()) void load();
+}
+
+function showLoss(reason: string): void {
+  const words =
+    heardAt === undefined
+      ? fill(texts.notReachable, { reason })
+      : fill(texts.notReachableSince, { reason, time: clock.format(heardAt) });
+  showLink("lost", words);
+  document.title = texts.notReachableTitle;
+}
+
+/** Asks nothing more: ten wrong passwords a minute are a guess too many, and the browser sends the old one. */
+function signOut(): void {
+  isSignedOut = true;
+  loading.abort();
+  showLink("lost", texts.passwordChanged);
+  document.title = `${texts.passwordChanged} – Headcount`;
+  byId("sign-in").hidden = false;
+  for (const part of document.querySelectorAll<HTMLElement>("header ~ *")) part.inert = true;
 }
 
 const key = () => `${range} ${site ?? ""}`;
@@ -453,6 +454,7 @@ function start(): void {
     allPages = !allPages;
     if (state) showNow(state);
   };
+  byId("sign-in").onclick = () => location.reload(); // then the browser asks for the password
   document.addEventListener("visibilitychange", () => void poll());
   showRanges();
   showReadings();

@@ -141,6 +141,7 @@ export const dashboardPage = {
   check: "Check",
   docs: "Docs",
   connecting: "Connecting …",
+  signIn: "Sign in again",
   sites: "Sites",
   peopleNow: "people now",
   openPages: "open pages",
@@ -207,10 +208,15 @@ export const dashboard = {
 
   live: "Live",
   stale: "No connection to Redis. These are the last known totals plus changes on this node",
-  noAnswer: "it does not answer",
+  passwordChanged: "The password has changed",
   notReachable: "The service is not reachable ({reason})",
   notReachableSince: "The service is not reachable ({reason}) since {time}. These are the last known numbers",
   noHistory: "Cannot load the history: {reason}",
+};
+
+/** ask.ts */
+export const ask = {
+  noAnswer: "no answer",
 };
 
 /** chart.ts */

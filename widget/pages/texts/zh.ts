@@ -127,6 +127,7 @@ export const dashboardPage: TextsOf<typeof en.dashboardPage> = {
   check: "检测",
   docs: "文档",
   connecting: "正在连接……",
+  signIn: "重新登录",
   sites: "网站",
   peopleNow: "人在线",
   openPages: "个打开的页面",
@@ -192,10 +193,14 @@ export const dashboard: TextsOf<typeof en.dashboard> = {
 
   live: "实时",
   stale: "连不上 Redis。这里是最后一次得到的总数加上本节点的变化",
-  noAnswer: "没有应答",
+  passwordChanged: "密码已更改",
   notReachable: "连不上服务（{reason}）",
   notReachableSince: "从 {time} 起连不上服务（{reason}）。这里是最后一次得到的数字",
   noHistory: "无法读取历史数据：{reason}",
+};
+
+export const ask: TextsOf<typeof en.ask> = {
+  noAnswer: "没有应答",
 };
 
 export const chart: TextsOf<typeof en.chart> = {
