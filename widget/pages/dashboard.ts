@@ -3,6 +3,8 @@
  * reading times, which change slowly, every twenty. What it shows was partly named by strangers: only textContent is
  * written. Each part of the page has one function that draws it from what was last heard.
  */
+// oxlint-disable-next-line import/no-unassigned-import -- it has to run before uPlot is imported
+import "./language.ts";
 import { dashboard as texts } from "#texts";
 import { ask, base, isRefusedPassword, reasonOf } from "./ask.ts";
 import { createChart, type History } from "./chart.ts";
