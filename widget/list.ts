@@ -33,101 +33,49 @@ declare global {
   }
 }
 
-function fillLists(script: HTMLScriptElement) {
-  const base = (script.dataset.server ?? ".").replace(/\/*$/, "/");
-  const server = new URL(base, script.src || location.href).href;
-  const known = new Map<string, PageNumbers>();
-  let state: HeadcountState = "live";
-  let answeredAt = Date.now();
-  let resumeAt = 0; // the service asked for a pause until then
-  let settling = 0; // timer
-  let timer = 0; // of the next repeat
-  let work = Promise.resolve();
+const script = (document.currentScript ?? document.querySelector('script[src*="list.js"]')) as HTMLScriptElement | null;
+let server: string; // its address
 
-  const paint = () => {
-    for (const target of targets()) {
-      const { dataset } = target;
-      const value = known.get(dataset.headcountPage!)?.[dataset.headcount as keyof PageNumbers];
-      let text = (dataset.headcountText ??= target.textContent ?? "");
-      if (value !== undefined) text = format(value);
-      const its = value === undefined ? "connecting" : state;
-      if (target.textContent !== text) target.textContent = text;
-      if (dataset.headcountState !== its) dataset.headcountState = its;
-    }
-  };
+const known = new Map<string, PageNumbers>();
+let state: HeadcountState = "live";
+let answeredAt = Date.now();
+let resumeAt = 0; // the service asked for a pause until then
 
-  /** Asks for some pages. A page whose name the service refuses does not take the others with it. */
-  const ask = async (pages: string[]): Promise<void> => {
-    const response = await fetch(server + "count?" + queryOf(pages));
-    if (response.status === 400) {
-      const half = Math.ceil(pages.length / 2);
-      if (half === pages.length) known.set(pages[0]!, {});
-      else for (const part of [pages.slice(0, half), pages.slice(half)]) await ask(part);
-      return;
-    }
-    if (!response.ok) throw response;
-    const answer: Answer = await response.json();
-    const numbers = answer.pages ?? { [pages[0]!]: answer };
-    for (const page of pages) known.set(page, numbers[page] ?? {});
-    state = answer.stale ? "stale" : "live";
-    answeredAt = Date.now();
-  };
+let settling = 0; // timer
+let timer = 0; // of the next repeat
+let work = Promise.resolve(); // one update after the other
 
-  const update = async (repeats: boolean) => {
-    const isWanted = ({ dataset }: HTMLElement) =>
-      !known.has(dataset.headcountPage!) || (repeats && dataset.headcount === "page");
-    const wanted = new Set(
-      targets()
-        .filter(isWanted)
-        .map(({ dataset }) => dataset.headcountPage!),
-    );
-    try {
-      if (Date.now() >= resumeAt) for (const batch of batchesOf([...wanted])) await ask(batch);
-    } catch (failure) {
-      await fail(failure);
-    }
-    paint();
-  };
-
-  const fail = async (failure: any) => {
-    state = "stale";
-    if (Date.now() - answeredAt > STALE_MS) known.clear();
-    resumeAt = Date.now() + Math.max(REPEAT_MS / 2, failure.headers?.get("Retry-After") * 1000 || 0);
-    if (failure.status !== 403 && failure.status !== 404) return;
-    observer.disconnect();
-    clearTimeout(timer);
-    document.removeEventListener("visibilitychange", repeat);
-    console.warn("headcount:", failure.status, await failure.text());
-  };
-
-  const enqueue = (repeats: boolean) => {
-    work = work.then(() => update(repeats));
-  };
-  const observer = new MutationObserver(() => {
-    settling ||= setTimeout(() => {
-      settling = 0;
-      enqueue(false);
-    }, SETTLE_MS);
-  });
-  const repeat = () => {
-    clearTimeout(timer);
-    timer = setTimeout(repeat, REPEAT_MS);
-    if (!document.hidden) enqueue(true);
-  };
-  const start = () => {
-    repeat();
-    document.addEventListener("visibilitychange", repeat);
-    const attributeFilter = ["data-headcount", "data-headcount-page"];
-    observer.observe(document, { subtree: true, childList: true, attributeFilter });
-  };
-  if (document.readyState === "loading") addEventListener("DOMContentLoaded", start);
-  else start();
-}
+// ---- Numbers: answer → elements ----
 
 const targets = () => [...document.querySelectorAll<HTMLElement>(TARGETS)];
 
+const paint = () => {
+  for (const target of targets()) {
+    const { dataset } = target;
+    const value = known.get(dataset.headcountPage!)?.[dataset.headcount as keyof PageNumbers];
+    let text = (dataset.headcountText ??= target.textContent ?? "");
+    if (value !== undefined) text = format(value);
+    const its = value === undefined ? "connecting" : state;
+    if (target.textContent !== text) target.textContent = text;
+    if (dataset.headcountState !== its) dataset.headcountState = its;
+  }
+};
+
+/** A number in the page's language. */
+const format = (value: number) => {
+  try {
+    return value.toLocaleString(document.documentElement.lang);
+  } catch {
+    return value.toLocaleString(); // no language, or none that there is, such as "en_US"
+  }
+};
+
+// ---- Asking: pages → requests → numbers ----
+
+const queryOf = (pages: string[]) => new URLSearchParams(pages.map((page) => ["page", page])).toString();
+
 /** Splits the pages so that no request is too long. */
-function batchesOf(pages: string[]): string[][] {
+const batchesOf = (pages: string[]) => {
   const batches: string[][] = [];
   let batch: string[] = [];
   let length = Infinity;
@@ -141,21 +89,82 @@ function batchesOf(pages: string[]): string[][] {
     length += its;
   }
   return batches;
-}
+};
 
-const queryOf = (pages: string[]) => new URLSearchParams(pages.map((page) => ["page", page])).toString();
-
-/** A number in the page's language. */
-function format(value: number): string {
-  try {
-    return value.toLocaleString(document.documentElement.lang);
-  } catch {
-    return value.toLocaleString(); // no language, or none that there is, such as "en_US"
+/** Asks for some pages. A page whose name the service refuses does not take the others with it. */
+const ask = async (pages: string[]): Promise<void> => {
+  const response = await fetch(server + "count?" + queryOf(pages));
+  if (response.status === 400) {
+    const half = Math.ceil(pages.length / 2);
+    if (half === pages.length) known.set(pages[0]!, {});
+    else for (const part of [pages.slice(0, half), pages.slice(half)]) await ask(part);
+    return;
   }
-}
+  if (!response.ok) throw response;
+  const answer: Answer = await response.json();
+  const numbers = answer.pages ?? { [pages[0]!]: answer };
+  for (const page of pages) known.set(page, numbers[page] ?? {});
+  state = answer.stale ? "stale" : "live";
+  answeredAt = Date.now();
+};
 
-const script = (document.currentScript ?? document.querySelector('script[src*="list.js"]')) as HTMLScriptElement | null;
+const update = async (repeats: boolean) => {
+  const isWanted = ({ dataset }: HTMLElement) =>
+    !known.has(dataset.headcountPage!) || (repeats && dataset.headcount === "page");
+  const wanted = new Set(
+    targets()
+      .filter(isWanted)
+      .map(({ dataset }) => dataset.headcountPage!),
+  );
+  try {
+    if (Date.now() >= resumeAt) for (const batch of batchesOf([...wanted])) await ask(batch);
+  } catch (failure) {
+    await fail(failure);
+  }
+  paint();
+};
+
+const fail = async (failure: any) => {
+  state = "stale";
+  if (Date.now() - answeredAt > STALE_MS) known.clear();
+  resumeAt = Date.now() + Math.max(REPEAT_MS / 2, failure.headers?.get("Retry-After") * 1000 || 0);
+  if (failure.status !== 403 && failure.status !== 404) return;
+  observer.disconnect();
+  clearTimeout(timer);
+  document.removeEventListener("visibilitychange", repeat);
+  console.warn("headcount:", failure.status, await failure.text());
+};
+
+// ---- When: elements that come, and every 30 s ----
+
+const enqueue = (repeats: boolean) => {
+  work = work.then(() => update(repeats));
+};
+
+const observer = new MutationObserver(() => {
+  settling ||= setTimeout(() => {
+    settling = 0;
+    enqueue(false);
+  }, SETTLE_MS);
+});
+
+const repeat = () => {
+  clearTimeout(timer);
+  timer = setTimeout(repeat, REPEAT_MS);
+  if (!document.hidden) enqueue(true);
+};
+
+const start = () => {
+  repeat();
+  document.addEventListener("visibilitychange", repeat);
+  const attributeFilter = ["data-headcount", "data-headcount-page"];
+  observer.observe(document, { subtree: true, childList: true, attributeFilter });
+};
+
 if (script && !window[RUNNING]) {
   window[RUNNING] = true;
-  fillLists(script);
+  const base = (script.dataset.server ?? ".").replace(/\/*$/, "/");
+  server = new URL(base, script.src || location.href).href;
+  if (document.readyState === "loading") addEventListener("DOMContentLoaded", start);
+  else start();
 }
