@@ -1,16 +1,7 @@
-import { describe, expect, test } from "bun:test";
-import { authorizationOf } from "../support/client.ts";
-import { connect, FakeClock, PASSWORD, testService } from "../support/unit.ts";
-
-async function setUp() {
-  const clock = new FakeClock();
-  const service = await testService({}, clock);
-  const upgrade = () => undefined;
-  const request = async (path: string, headers: Record<string, string> = {}) =>
-    service.app.request(path, { headers: { Host: "count.example", ...headers } }, { address: "192.0.2.1", upgrade });
-  const json = async (path: string) => (await request(path)).json();
-  return { ...service, service, clock, request, json };
-}
+/** The numbers that everybody may read. */
+import { describe, expect, spyOn, test } from "bun:test";
+import { setUp } from "../support/routes.ts";
+import { connect } from "../support/unit.ts";
 
 describe("GET /count", () => {
   test("has the totals of the site, and with a page its views", async () => {
@@ -77,21 +68,58 @@ describe("GET /badge.svg", () => {
   });
 });
 
-describe("GET /dashboard/days", () => {
-  test("has views and visitors by day, for the operator", async () => {
-    const { service, request } = await setUp();
-    const { connection } = connect(service, "ann", "/a");
-    await service.connections.refresh(connection);
-    await service.connections.record();
-    expect((await request("/dashboard/days?site=example.com")).status).toBe(401);
-    const headers = { Authorization: authorizationOf(PASSWORD) };
-    const date = new Date().toISOString().slice(0, 10);
-    for (const range of ["month", "year", "all"]) {
-      const answer = await (await request(`/dashboard/days?site=example.com&range=${range}`, headers)).json();
-      expect(answer).toEqual({ today: date, days: [{ date, views: 1, visitors: 1 }] });
+describe("GET /reading", () => {
+  test("the list of a site of SITES is read once in a while, whatever lists of invented sites are asked for", async () => {
+    const { request, engine } = await setUp();
+    const mostRead = spyOn(engine, "mostRead");
+    const timesRead = () => mostRead.mock.calls.filter(([site]) => site === "example.com").length;
+    await request("/reading?site=example.com");
+    for (let at = 0; at < 150; at += 1) {
+      const host = `invented-${at}.example`;
+      expect((await request(`/reading?site=${host}`, { headers: { Host: host } })).status).toBe(200);
     }
-    expect((await request("/dashboard/days?site=example.com&range=x", headers)).status).toBe(400);
-    const { sites } = (await (await request("/dashboard/state", headers)).json()) as { sites: object[] };
-    expect(sites).toMatchObject([{ site: "example.com", visitors: 1, totals: { total: 1, visitors: 0, today: 1 } }]);
+    expect((await request("/reading?site=example.com")).status).toBe(200);
+    expect([timesRead(), mostRead.mock.calls.length]).toEqual([1, 151]);
+  });
+
+  test("lists are read one after the other, and all who wait for the same list share it", async () => {
+    const { request, engine } = await setUp();
+    const running = { now: 0, most: 0, reads: 0 };
+    spyOn(engine, "mostRead").mockImplementation(async () => {
+      running.now += 1;
+      running.reads += 1;
+      running.most = Math.max(running.most, running.now);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      running.now -= 1;
+      return [];
+    });
+    const ask = (host: string) => request(`/reading?site=${host}`, { headers: { Host: host } });
+    await Promise.all(Array.from({ length: 30 }, (_, at) => ask(`invented-${at % 10}.example`)));
+    expect(running).toEqual({ now: 0, most: 1, reads: 10 });
+  });
+
+  test("reading times are told for a page, and for a site most read first", async () => {
+    const { request, connections, ticket, connect, admitted, engine, clock } = await setUp();
+    const sums = (page: string, seconds: number) => ({ site: "example.com", page, bucket: 13, views: 1, seconds });
+    await engine.record({ readings: [sums("/a", 10), sums("/b", 11), sums("/b", 10)], peaks: [], views: [] });
+    await connect(await ticket({ page: "/c" }));
+    clock.time += 2_000;
+    for (const connection of admitted) connections.closed(connection);
+    await connections.record();
+    const body = async (path: string) => (await request(path)).json();
+    expect(await body("/reading?site=example.com&page=/b/")).toEqual({ views: 2, seconds: 21, median: 10, p90: 10 });
+    const { pages: all } = (await body("/reading")) as { pages: { page: string }[] };
+    expect(all.map(({ page }) => page)).toEqual(["/b", "/a", "/c"]);
+    expect((await request("/reading?site=nobody.example")).status).toBe(404);
+  });
+});
+
+describe("public numbers", () => {
+  test("shared caches keep what is told by Referer or Origin apart", async () => {
+    const { request } = await setUp();
+    for (const path of ["/count", "/badge.svg"]) {
+      expect((await request(path)).headers.get("vary")).toBe("Referer, Origin");
+      expect((await request(`${path}?site=example.com`)).headers.get("vary")).toBe("Origin");
+    }
   });
 });
