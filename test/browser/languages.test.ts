@@ -66,7 +66,7 @@ suite("languages", ["chromium"], () => {
     const checkIt = async (look: string, more: BrowserContextOptions): Promise<void> => {
       const context = await newBrowser({ ...chinese, ...more });
       const { page, errors } = await open(context, `${service.url}/check?site=shop.example`);
-      await shows(page, "#summary", "有 2 处不对。", 20_000);
+      await shows(page, "#summary", "发现 2 个问题。", 20_000);
       expect(await page.locator("html").getAttribute("lang")).toBe("zh-CN");
       const words = await page.locator("#checks h2, #checks p").allInnerTexts();
       expect(words.filter((text) => english.test(text))).toEqual([]);

@@ -89,7 +89,7 @@ let loaded = ""; // what was last asked for
 
 // ---- Words and elements ----
 
-const compact = new Intl.NumberFormat(locale, { notation: "compact", maximumFractionDigits: 2 });
+const compact = new Intl.NumberFormat(locale, { notation: "compact", maximumSignificantDigits: 3 });
 const date = new Intl.DateTimeFormat(locale, { dateStyle: "medium" });
 const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
 const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>

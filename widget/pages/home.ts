@@ -32,8 +32,12 @@ function showSite(site: string): void {
     elements.set(kind, element);
     element.parentElement!.hidden = !NUMBERS_OF_SITE.has(kind);
   }
-  const now = document.querySelector(".now strong")!;
+  const now = document.querySelector<HTMLElement>(".now strong")!;
   now.removeAttribute("data-headcount");
+  const say = (state: HeadcountState, words: string) => {
+    now.dataset["headcountState"] = state;
+    write("hint", fill(words, { site }));
+  };
 
   const ask = async () => {
     try {
@@ -41,12 +45,14 @@ function showSite(site: string): void {
         new URL(`count?site=${encodeURIComponent(site)}`, location.origin + location.pathname),
       );
       const answer = await response.json();
-      if (!response.ok) return write("hint", fill(texts.siteFailed, { site, reason: answer.detail }));
+      if (response.status === 404) return write("hint", fill(texts.siteFailed, { site, reason: answer.detail }));
+      if (!response.ok) throw response;
       for (const [kind, element] of elements) element.textContent = number.format(answer[kind] ?? 0);
       now.textContent = number.format(answer.site);
-      write("hint", fill(answer.stale ? texts.siteStale : texts.siteShown, { site }));
+      if (answer.stale) say("stale", texts.siteStale);
+      else say("live", texts.siteShown);
     } catch {
-      write("hint", texts.stale);
+      say("stale", texts.stale);
     }
     setTimeout(ask, ASK_MS);
   };

@@ -57,9 +57,9 @@ export const check: TextsOf<typeof en.check> = {
   onlineNow: "人在线",
   trying: "正在检测……",
   allWorks: "一切正常。",
-  wrong: { other: "有 {count} 处不对。" },
+  wrong: { other: "发现 {count} 个问题。" },
   allWorksSoFar: "到目前为止一切正常。最后一项需要一分钟。",
-  wrongSoFar: { other: "到目前为止有 {count} 处不对。最后一项需要一分钟。" },
+  wrongSoFar: { other: "到目前为止发现 {count} 个问题。最后一项需要一分钟。" },
   noAnswer: "服务没有应答（{reason}）。",
   notHeadcount: "这不是 Headcount 的应答",
   problem: "{title}：{detail}。",
@@ -150,10 +150,10 @@ export const dashboardPage: TextsOf<typeof en.dashboardPage> = {
   year: "1 年",
   all: "全部",
   days: "每天的浏览量与访客数",
-  pages: "正在被浏览的页面",
+  pages: "当前打开的页面",
   nobody: "现在没有人在线。",
   reading: "阅读时长",
-  noReading: "还没有阅读时长。最初的数据会在五秒内出现。",
+  noReading: "还没有阅读时长。有人打开网页后几秒就会出现。",
   refusals: "启动以来拒绝的请求",
   noRefusals: "没有拒绝过请求。",
   node: "本节点",
@@ -206,7 +206,7 @@ export const ask: TextsOf<typeof en.ask> = {
 export const chart: TextsOf<typeof en.chart> = {
   notKnown: "无数据",
   highest: "最高：{value}",
-  nobody: "没有人在线。",
+  nobody: "这段时间没有人在线。",
 };
 
 export const days: TextsOf<typeof en.days> = {
