@@ -52,7 +52,7 @@ function packagedBun() {
   return paths.find((path) => existsSync(path) && runs(path));
 }
 
-const denoFlags = ["run", "--allow-net", "--allow-env", "--allow-read", "--allow-write", "--allow-sys"];
+const denoFlags = ["run", "--allow-net", "--allow-env", "--allow-read", "--allow-write"];
 
 function findRuntime() {
   const bun = onPath("bun") ?? packagedBun();

@@ -12,7 +12,7 @@ export const runtimes: Runtime[] = ["bun", "deno"];
 
 const root = join(import.meta.dir, "../..");
 const entry = process.env["HEADCOUNT_ENTRY"] ?? "server.ts"; // HEADCOUNT_ENTRY=dist/server.js tests the bundle
-const permissions = ["--allow-net", "--allow-env", "--allow-read", "--allow-write", "--allow-sys"];
+const permissions = ["--allow-net", "--allow-env", "--allow-read", "--allow-write"];
 const commands: Record<Runtime, string[]> = {
   bun: ["node_modules/.bin/bun", entry],
   deno: ["node_modules/.bin/deno", "run", "--quiet", ...permissions, entry],
