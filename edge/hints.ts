@@ -29,12 +29,12 @@ export function createHints(trustProxy: number, allowedSites: AllowedSites) {
     },
 
     originRefused(origin: string): void {
-      const host = webUrl(origin)?.host;
-      if (host === undefined || refusedSites.has(host) || refusedSites.size >= MAX_LOGGED_SITES) return;
-      refusedSites.add(host);
+      const url = webUrl(origin);
+      if (url === undefined || refusedSites.has(url.host) || refusedSites.size >= MAX_LOGGED_SITES) return;
+      refusedSites.add(url.host);
       log("info", "a page was refused because its site is not allowed", {
         origin,
-        advice: allowedSites.adviceFor(host),
+        advice: allowedSites.adviceFor(url),
       });
     },
   };

@@ -79,10 +79,11 @@ export class AllowedSites {
   }
 
   /**
-   * The setting that would allow a host. For `www.` and its apex that is one wildcard, because two entries would be two
+   * The setting that would allow an origin. For `www.` and its apex that is one wildcard, because two entries would be two
    * sites with a count each.
    */
-  adviceFor(host: string): string {
+  adviceFor({ origin, hostname, port }: URL): string {
+    const host = port === "" || hostname === LOCALHOST.name ? hostname : origin; // an entry with a port has a scheme, too
     const apex = host.replace(/^www\./, "");
     const isVariant = [apex, `www.${apex}`].some((name) => this.#entries.some((site) => site.name === name));
     const others = this.#entries.map(({ name }) => name).filter((name) => !isVariant || !name.endsWith(apex));

@@ -51,11 +51,21 @@ describe("sites", () => {
 
   test("sites: the setting that allows one more host keeps the others, and makes one site of a name with and without www", () => {
     const of = (...entries: string[]) => new AllowedSites(entries.map(parseSite).filter((site) => site !== undefined));
-    expect(of("example.com").adviceFor("example.org")).toBe("SITES=example.com,example.org");
-    expect(of("example.com", "example.net").adviceFor("www.example.com")).toBe("SITES=example.net,*.example.com");
-    expect(of("www.example.com").adviceFor("example.com")).toBe("SITES=*.example.com");
-    expect(of().adviceFor("www.example.com")).toBe("SITES=*.example.com");
+    const advice = (origin: string, ...entries: string[]) => of(...entries).adviceFor(new URL(origin));
+    expect(advice("https://example.org", "example.com")).toBe("SITES=example.com,example.org");
+    expect(advice("https://www.example.com", "example.com", "example.net")).toBe("SITES=example.net,*.example.com");
+    expect(advice("https://example.com", "www.example.com")).toBe("SITES=*.example.com");
+    expect(advice("https://www.example.com")).toBe("SITES=*.example.com");
   });
+
+  test.each(["http://localhost:5173", "https://example.org:8443", "http://192.168.1.5:8080"])(
+    "sites: the setting that is advised for %s is one that allows it",
+    (origin) => {
+      const advised = new AllowedSites(undefined).adviceFor(new URL(origin)).replace("SITES=", "");
+      const entry = parseSite(advised);
+      expect(new AllowedSites(entry && [entry]).byOrigin(new URL(origin), "count.example")).toBe(advised);
+    },
+  );
 
   test("sites: a name finds an entry, a host that an entry covers, or the service itself", () => {
     expect(sites.byName("*.example.net", "count.example")).toBe("*.example.net");
