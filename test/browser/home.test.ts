@@ -49,7 +49,7 @@ suite("home of another site", ["chromium"], () => {
     expect(await page.locator('.now strong[data-headcount-state="live"]').textContent()).toBe("1");
     expect(await page.locator("dd", { hasText: /^1$/ }).count()).toBe(5); // site, peak, total, visitors, today
     await page.goto(`${service.url}/?site=other.example`);
-    await page.getByText("There are no numbers of other.example. This site is not one of the SITES").waitFor();
+    await page.getByText("There are no numbers of other.example, which is not one of the SITES").waitFor();
     reader.vanish();
     await page.close();
   });

@@ -1,7 +1,7 @@
 /** The service's own pages and `data-debug`, in a Chinese and in an American browser. */
 import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import type { BrowserContextOptions } from "playwright-core";
-import { ask, Visitor } from "../support/client.ts";
+import { ask, userAgent, Visitor } from "../support/client.ts";
 import { authorsText, endSites, serve, tag } from "../support/embedding-site.ts";
 import { suite } from "../support/needs.ts";
 import { startNginx } from "../support/nginx.ts";
@@ -82,6 +82,8 @@ suite("languages", ["chromium"], () => {
     const past: [minutesAgo: number, peak: number][] = Array.from({ length: 600 }, (_, index) => [index + 30, 12_345]);
     const service = await startWithPast(past, ["/guide"]);
     for (const path of ["/", "/news"]) await new Visitor(service.url, "https://a.example").open(path);
+    const stranger = { origin: "https://shop.example", "user-agent": userAgent };
+    await ask(service.url, "POST /token", { headers: stranger, body: "{}" });
     for (const [language, options, words] of [
       [
         "zh-CN",
@@ -99,8 +101,10 @@ suite("languages", ["chromium"], () => {
         await page.locator("#reading tr").first().waitFor();
         const text = await page.locator("main").innerText();
         expect([han.test(text), english.test(text)]).toEqual(language === "en" ? [false, true] : [true, false]);
-        const labels = await page.locator(".now dt, #node dt, #columns th").allTextContents();
-        expect(labels.length).toBe(20);
+        const labels = await page
+          .locator(".now dt, #refusals dt:not(.part dt), #node dt, #columns th")
+          .allTextContents();
+        expect(labels.length).toBe(21);
         const wrong = labels.filter((label) => han.test(label) !== (language === "zh-CN") && label !== "p90");
         expect(wrong).toEqual([]);
         expect(await page.locator("#reading td").nth(1).innerText()).toBe(

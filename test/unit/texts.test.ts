@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { REFUSALS } from "../../edge/guard.ts";
 import * as en from "../../widget/pages/texts/en.ts";
 import * as zh from "../../widget/pages/texts/zh.ts";
 
@@ -26,6 +27,7 @@ const chinese = new Map(textsOf(zh));
 const isUsed = (name: string): boolean => {
   const [section = "", key = ""] = name.split(".");
   if (section.endsWith("Page")) return inHtml.includes(`{{${name}}}`);
+  if (section === "refusals") return key in REFUSALS;
   const file = section === "debug" ? "debug.ts" : `pages/${section}.ts`;
   return new RegExp(`\\btexts\\.${key}\\b`).test(read(file));
 };
@@ -35,6 +37,10 @@ const placesOf = (text: string): string[] => Array.from(text.matchAll(/\{\w+\}/g
 test("texts: both languages have the same texts, and each one is used", () => {
   expect([...chinese.keys()].toSorted()).toEqual(english.map(([name]) => name).toSorted());
   expect(english.filter(([name]) => !isUsed(name)).map(([name]) => name)).toEqual([]);
+});
+
+test("texts: each reason to refuse a request has words", () => {
+  expect(Object.keys(en.refusals).toSorted()).toEqual(Object.keys(REFUSALS).toSorted());
 });
 
 test("texts: both languages have places for the same values", () => {

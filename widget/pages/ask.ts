@@ -1,5 +1,6 @@
 /** What the dashboard asks of its service. */
 import { ask as texts } from "#texts";
+import { wordsOf } from "./refusals.ts";
 
 const PATIENCE_MS = 10_000; // for an answer
 
@@ -14,11 +15,11 @@ export async function ask<Answer>(path: string, signal?: AbortSignal): Promise<A
   return response.json();
 }
 
-/** What went wrong, in the service's own words where there are any. */
+/** What went wrong, in words. */
 export async function reasonOf(failure: unknown): Promise<string> {
   if (!(failure instanceof Response)) return texts.noAnswer;
-  const problem = await failure.json().catch(() => undefined);
-  return problem?.title ?? `HTTP ${failure.status}`;
+  const { type = "", title = `HTTP ${failure.status}` } = await failure.json().catch(() => ({}));
+  return wordsOf(type.replace("urn:headcount:problem:", ""), title);
 }
 
 /** The operator's password is not, or no longer, the one that the browser sends. */

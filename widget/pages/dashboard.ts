@@ -10,6 +10,7 @@ import { ask, base, isRefusedPassword, reasonOf } from "./ask.ts";
 import { createChart, type History } from "./chart.ts";
 import { createDays } from "./days.ts";
 import { counted, locale, number } from "./locale.ts";
+import { wordsOf } from "./refusals.ts";
 import { visible } from "./visible.ts";
 import { type Counted, fill } from "./words.ts";
 
@@ -29,7 +30,7 @@ interface State {
   refusals?: Refusal[];
   sites: Site[];
 }
-/** Since the start of this node, and with a title in plain words. */
+/** Since the start of this node. */
 interface Refusal {
   reason: string;
   title: string;
@@ -235,8 +236,8 @@ function showPages(pages: Site["pages"]): void {
 }
 
 function showRefusals(refusals: Refusal[]): void {
-  const items = byCount(refusals).flatMap(({ title, count, origins = [] }) =>
-    [rowOf(title, count)].concat(byCount(origins).map(originRow)),
+  const items = byCount(refusals).flatMap(({ reason, title, count, origins = [] }) =>
+    [rowOf(wordsOf(reason, title), count)].concat(byCount(origins).map(originRow)),
   );
   const list = byId("refusals");
   if (list.textContent !== items.map(({ textContent }) => textContent).join("")) list.replaceChildren(...items);

@@ -44,9 +44,9 @@ function showSite(site: string): void {
       const response = await fetch(
         new URL(`count?site=${encodeURIComponent(site)}`, location.origin + location.pathname),
       );
-      const answer = await response.json();
-      if (response.status === 404) return write("hint", fill(texts.siteFailed, { site, reason: answer.detail }));
+      if (response.status === 404) return write("hint", fill(texts.siteFailed, { site }));
       if (!response.ok) throw response;
+      const answer = await response.json();
       for (const [kind, element] of elements) element.textContent = number.format(answer[kind] ?? 0);
       now.textContent = number.format(answer.site);
       if (answer.stale) say("stale", texts.siteStale);

@@ -40,7 +40,7 @@ export const home = {
   stale: "The connection is lost. This is the last known number. Reconnecting …",
   siteShown: "These are the numbers of {site}, updated every ten seconds.",
   siteStale: "These are the last known numbers of {site}.",
-  siteFailed: "There are no numbers of {site}. {reason}.",
+  siteFailed: "There are no numbers of {site}, which is not one of the SITES of this service.",
   copy: "Copy",
   copied: "Copied",
   selected: "Selected",
@@ -217,6 +217,36 @@ export const dashboard = {
 /** ask.ts */
 export const ask = {
   noAnswer: "no answer",
+};
+
+/** refusals.ts. By the reasons of edge/guard.ts. */
+export const refusals = {
+  address: "Address denied",
+  bot: "Crawlers are not counted",
+  origin: "Origin not allowed",
+  token: "Token not valid",
+  body: "Body not valid",
+  page: "Page name not valid",
+  pages: "Too many pages in one request",
+  range: "Range not valid",
+  badge: "Badge not valid",
+  host: "Host not valid",
+  handshake: "Handshake not valid",
+  password: "Wrong password",
+  unknown: "Not found",
+  site: "Site not found",
+  url: "Address too long",
+  size: "Body too large",
+  upgrade: "Not a WebSocket",
+  guesses: "Too many wrong passwords",
+  tokens: "Too many token requests",
+  visitors: "Too many new visitors",
+  visitor_pages: "Too many open pages of one visitor",
+  address_pages: "Too many open pages of one address",
+  numbers: "Numbers cannot be read",
+  error: "Internal error",
+  full: "Full",
+  draining: "Restarting",
 };
 
 /** chart.ts */

@@ -36,7 +36,7 @@ export const home: TextsOf<typeof en.home> = {
   stale: "连接断了，这是最后一次收到的数字。正在重新连接……",
   siteShown: "这里显示的是 {site} 的数字，每十秒更新一次。",
   siteStale: "这是 {site} 最后一次已知的数字。",
-  siteFailed: "没有 {site} 的数字。{reason}。",
+  siteFailed: "没有 {site} 的数字：本服务的 SITES 里没有这个网站。",
   copy: "复制",
   copied: "已复制",
   selected: "已选中",
@@ -201,6 +201,35 @@ export const dashboard: TextsOf<typeof en.dashboard> = {
 
 export const ask: TextsOf<typeof en.ask> = {
   noAnswer: "没有应答",
+};
+
+export const refusals: TextsOf<typeof en.refusals> = {
+  address: "地址被禁止",
+  bot: "爬虫不计入",
+  origin: "来源未获准",
+  token: "令牌无效",
+  body: "请求内容无效",
+  page: "页面名无效",
+  pages: "一次请求的页面太多",
+  range: "时间范围无效",
+  badge: "徽章参数无效",
+  host: "主机名无效",
+  handshake: "握手无效",
+  password: "密码不对",
+  unknown: "没有这个地址",
+  site: "没有这个网站",
+  url: "网址太长",
+  size: "请求内容太大",
+  upgrade: "不是 WebSocket",
+  guesses: "密码错误次数太多",
+  tokens: "请求令牌太频繁",
+  visitors: "新访客太多",
+  visitor_pages: "一位访客打开的页面太多",
+  address_pages: "一个地址打开的页面太多",
+  numbers: "数字暂时读不到",
+  error: "内部错误",
+  full: "连接已满",
+  draining: "正在重启",
 };
 
 export const chart: TextsOf<typeof en.chart> = {
