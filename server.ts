@@ -293,7 +293,7 @@ export interface Room {
   readonly page: string | undefined;
   readonly members: ReadonlyMap<string, Presence>;
   /** For a page: the connections that show it, observers included. */
-  readonly audience: ReadonlySet<Viewer>;
+  readonly audience: readonly Viewer[];
   /** How many visitors the room has: on this node or, in a cluster, on all nodes. Undefined until the cluster has told. */
   readonly count: number | undefined;
   /** The number that was sent to the audience last. */
@@ -310,13 +310,15 @@ export interface Site {
   readonly dirtySince: number;
 }
 
-/** A connection, as `Rooms` sees it. `Rooms` sets `site` and `room`. */
+/** A connection, as `Rooms` sees it. `Rooms` sets the fields that are not readonly. */
 export interface Viewer {
   /** "" for an observer, who is not counted. */
   readonly visitor: string;
   site: Site;
   /** The room of the page that the connection shows. */
   room: Room;
+  /** Where the connection stands in the audience of that room. */
+  place: number;
 }
 
 /** New numbers for the audience of a page: that of the site, that of the page, or both. */
@@ -329,7 +331,8 @@ export interface Publication {
 
 interface RoomState extends Room {
   readonly members: Map<string, Presence>;
-  readonly audience: Set<Viewer>;
+  /** In no order. An array, because a set takes ten times as much memory per connection. */
+  readonly audience: Viewer[];
   count: number | undefined;
   published: number | undefined;
   /** The highest count since `takePeaks` was called last. */
@@ -388,6 +391,18 @@ export class Rooms {
     return this.#sites.get(name);
   }
 
+  /** How many connections all sites have. */
+  get connections(): number {
+    return this.#connections;
+  }
+
+  /** Calls `work` for each connection, which `work` may close. */
+  forEachViewer(work: (viewer: Viewer) => void): void {
+    for (const { pages } of this.#sites.values())
+      for (const { audience } of pages.values())
+        for (let left = audience.length; left > 0; left -= 1) work(audience[left - 1]!);
+  }
+
   /** Everybody who is counted on this node. */
   *members(): Generator<Member> {
     for (const { room, pages } of this.#sites.values())
@@ -440,6 +455,7 @@ export class Rooms {
 
   /** The connection now shows another page of its site. The number of the site cannot change. */
   move(viewer: Viewer, page: string, now: number): void {
+    this.#hide(viewer);
     this.#leave(viewer, ownRoom(viewer.room), now);
     this.#show(viewer, this.#openRoom(ownSite(viewer.site), page), now);
   }
@@ -449,6 +465,7 @@ export class Rooms {
     const site = ownSite(viewer.site);
     site.audience -= 1;
     this.#connections -= 1;
+    this.#hide(viewer);
     this.#leave(viewer, ownRoom(viewer.room), now);
     this.#leave(viewer, site.room, now);
   }
@@ -495,7 +512,7 @@ export class Rooms {
     const siteChanged = changed.has(site.room);
     const pages = siteChanged ? [...site.pages.values()] : [...changed];
     return pages
-      .filter((page) => page.audience.size > 0)
+      .filter((page) => page.audience.length > 0)
       .map((page) => ({ site, page, siteChanged, pageChanged: changed.has(page) }));
   }
 
@@ -525,16 +542,16 @@ export class Rooms {
 
   #newRoom(site: string, page: string | undefined): RoomState {
     const count = this.#cluster === undefined ? 0 : undefined;
-    return { site, page, members: new Map(), audience: new Set(), count, published: count, highest: 0 };
+    return { site, page, members: new Map(), audience: [], count, published: count, highest: 0 };
   }
 
   /** The connection joins the audience of a page. */
   #show(viewer: Viewer, room: RoomState, now: number): void {
     viewer.room = room;
-    room.audience.add(viewer);
+    viewer.place = room.audience.push(viewer) - 1;
     this.#enter(viewer, room, now);
     this.#applyReportedCounts(now);
-    if (room.audience.size === 1) room.published = room.count; // the first frame tells it
+    if (room.audience.length === 1) room.published = room.count; // the first frame tells it
   }
 
   #enter({ visitor, site }: Viewer, room: RoomState, now: number): void {
@@ -544,10 +561,18 @@ export class Rooms {
     if (presence === undefined) this.#memberChanged(ownSite(site), room, visitor, true, now);
   }
 
+  /** The connection leaves the audience of its page. The last one of the audience takes its place. */
+  #hide({ room, place }: Viewer): void {
+    const { audience } = ownRoom(room);
+    const last = audience.pop();
+    if (last === undefined || place === audience.length) return;
+    audience[place] = last;
+    last.place = place;
+  }
+
   #leave(viewer: Viewer, room: RoomState, now: number): void {
     const { visitor } = viewer;
     const site = ownSite(viewer.site);
-    room.audience.delete(viewer);
     const presence = room.members.get(visitor);
     if (visitor === "") this.#forgetIfEmpty(site, room);
     else if (typeof presence === "number" && presence > 1) room.members.set(visitor, presence - 1);
@@ -598,7 +623,7 @@ export class Rooms {
 
   /** Forgets a room, and then its site, when it has neither members nor an audience. */
   #forgetIfEmpty(site: SiteState, room: RoomState): void {
-    if (room.page !== undefined && room.members.size === 0 && room.audience.size === 0) {
+    if (room.page !== undefined && room.members.size === 0 && room.audience.length === 0) {
       site.pages.delete(room.page);
       this.#cluster?.closed(room);
     }
@@ -630,6 +655,7 @@ export class Connection implements Viewer, View {
   /** Set by `Rooms.open`. */
   declare readonly site: Site;
   declare readonly room: Room;
+  readonly place = 0;
 
   readonly beganAt = 0;
   readonly activeSince: number | undefined = undefined;
@@ -641,6 +667,7 @@ export class Connection implements Viewer, View {
   readonly addressKey: string;
   /** Whether the view of this connection was counted before, and has only lost its socket. */
   readonly isContinued: boolean;
+  isOpen = true;
   /** undefined until the upgrade is complete */
   socket: Socket | undefined = undefined;
   lastHeardAt: number;
@@ -692,6 +719,9 @@ export interface ConnectionsOptions {
   readonly clock?: Clock;
 }
 
+/** `Connections` created every viewer. */
+const ownConnection = (viewer: Viewer) => viewer as Connection;
+
 const OPEN = 1; // WebSocket.OPEN
 const CLOSE = { goingAway: 1001, policy: 1008, tooBig: 1009, restart: 1012 } as const;
 const UPGRADE_TIMEOUT_MS = 5_000; // a client that resets in mid-upgrade may cause no event at all
@@ -716,7 +746,6 @@ const PageFrame = v.pipe(
 export class Connections {
   /** What has happened since the start. */
   readonly counters = { frames: 0, pings: 0, silent: 0, slow: 0 };
-  readonly #open = new Set<Connection>();
   /** Connections that have moved to another page: those that wait for its numbers, and those that wait for its median. */
   readonly #moved = new Set<Connection>();
   readonly #toRefresh = new Set<Connection>();
@@ -756,7 +785,7 @@ export class Connections {
 
   /** How many connections are open or about to be. */
   get size(): number {
-    return this.#open.size;
+    return this.#rooms.connections;
   }
 
   /** Why this visitor may not open one more connection now; undefined when they may. */
@@ -765,7 +794,7 @@ export class Connections {
     return this.#guard.checkNewConnection(addressKey, {
       isObserver: visitor === "",
       ofVisitor: this.#rooms.connectionsOf(site, visitor),
-      ofAll: this.#open.size,
+      ofAll: this.size,
     });
   }
 
@@ -778,14 +807,13 @@ export class Connections {
     this.#rooms.open(connection, site, page, now);
     this.#journal.beginView(connection, { isOnlyView: this.#rooms.isOnlyConnection(connection), isContinued }, now);
     this.#guard.connectionOpened(addressKey);
-    this.#open.add(connection);
     this.flushSoon();
     return connection;
   }
 
   /** The upgrade is complete. */
   opened(connection: Connection, socket: Socket): void {
-    if (!this.#open.has(connection)) return socket.close(CLOSE.goingAway, ""); // the upgrade took too long
+    if (!connection.isOpen) return socket.close(CLOSE.goingAway, ""); // the upgrade took too long
     connection.socket = socket;
     connection.lastHeardAt = this.#clock.now();
     if (!connection.isContinued) this.#countView(connection);
@@ -798,11 +826,11 @@ export class Connections {
     const now = this.#clock.now();
     connection.lastHeardAt = now;
     if (connection.awaitsPong) connection.awaitsPong = false;
-    else if (this.#open.has(connection) && this.#isOverRate(connection, now)) this.#closeForRate(connection);
+    else if (connection.isOpen && this.#isOverRate(connection, now)) this.#closeForRate(connection);
   }
 
   received(connection: Connection, data: unknown): void {
-    if (!this.#open.has(connection)) return;
+    if (!connection.isOpen) return;
     const now = this.#clock.now();
     connection.lastHeardAt = now;
     if (this.#isOverRate(connection, now)) return this.#closeForRate(connection);
@@ -819,7 +847,8 @@ export class Connections {
 
   /** The socket is gone. Idempotent, because Deno fires `close` twice after a timeout. */
   closed(connection: Connection): void {
-    if (!this.#open.delete(connection)) return;
+    if (!connection.isOpen) return;
+    connection.isOpen = false;
     const now = this.#clock.now();
     connection.socket = undefined;
     this.#moved.delete(connection);
@@ -852,17 +881,24 @@ export class Connections {
 
   readonly #sendNextPortion = guarded(() => this.#sendPortion());
 
-  /** Who is to get which frame. All portions tell the published numbers, so the next broadcast corrects them all. */
+  /** All connections, as they are now. They may close and move while the result is read. */
+  #all(): Connection[] {
+    const all: Connection[] = [];
+    this.#rooms.forEachViewer((viewer) => all.push(ownConnection(viewer)));
+    return all;
+  }
+
+  /**
+   * Who is to get which frame. All portions tell the published numbers, so the next broadcast corrects them all. Audiences are
+   * read from the end: whoever comes meanwhile has the number from the first frame, and whoever takes the place of a
+   * connection that has closed comes from the end, so nobody is left out.
+   */
   *#frames(publications: readonly Publication[]): Generator<[Connection, string], void> {
     for (const publication of publications) {
       const { site, page } = publication;
       const frame = this.#publicationFrame(publication);
-      let left = page.audience.size; // who comes meanwhile is at the end, and has the number from the first frame
-      for (const viewer of page.audience) {
-        if (left === 0) break;
-        left -= 1;
-        yield [viewer as Connection, frame]; // `admit` creates all viewers
-      }
+      for (let left = page.audience.length; left > 0; left = Math.min(left - 1, page.audience.length))
+        yield [ownConnection(page.audience[left - 1]!), frame];
       this.#onBroadcast(this.#clock.now() - site.dirtySince);
     }
   }
@@ -913,22 +949,27 @@ export class Connections {
     const now = this.#clock.now();
     const processWasFrozen = now - this.#sweptAt > this.#heartbeatMs; // then nothing could be heard
     this.#sweptAt = now;
-    for (const connection of this.#open) {
+    this.#rooms.forEachViewer((viewer) => {
+      const connection = ownConnection(viewer);
       if (processWasFrozen) connection.lastHeardAt = now;
-      const silentMs = now - connection.lastHeardAt;
-      const { socket } = connection;
-      if (socket === undefined) {
-        if (silentMs > UPGRADE_TIMEOUT_MS) this.closed(connection);
-      } else if (silentMs > 2 * this.#heartbeatMs && socket.ping !== undefined) {
-        this.counters.silent += 1; // Deno finds silent peers by itself: see serveOnDeno
-        this.#terminate(connection);
-      } else if (now >= connection.pingAt || now >= connection.repeatAt) this.#pingAndRepeat(connection, socket, now);
-    }
+      this.#lookAfter(connection, now);
+    });
+  }
+
+  #lookAfter(connection: Connection, now: number): void {
+    const silentMs = now - connection.lastHeardAt;
+    const { socket } = connection;
+    if (socket === undefined) {
+      if (silentMs > UPGRADE_TIMEOUT_MS) this.closed(connection);
+    } else if (silentMs > 2 * this.#heartbeatMs && socket.ping !== undefined) {
+      this.counters.silent += 1; // Deno finds silent peers by itself: see serveOnDeno
+      this.#terminate(connection);
+    } else if (now >= connection.pingAt || now >= connection.repeatAt) this.#pingAndRepeat(connection, socket, now);
   }
 
   /** Gives the journal's sums to the engine. */
   async record(): Promise<void> {
-    await this.#journal.record(this.#open, this.#clock.now());
+    await this.#journal.record(this.#all(), this.#clock.now());
     await this.#totals.countWaiting(); // those whom the engine did not take before
   }
 
@@ -957,17 +998,17 @@ export class Connections {
     if (stale === this.#isStale) return;
     this.#isStale = stale;
     const tell = (connection: Connection) => this.#sendAll(connection, { stale: this.#isStale });
-    inPortions(this.#open, tell, PORTION_MS).catch(report);
+    inPortions(this.#all(), tell, PORTION_MS).catch(report);
   }
 
   /** Closes all connections with a time to reconnect in. Resolves when all are gone, or after 8 s. */
   async drain(): Promise<void> {
-    const seconds = Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.#open.size / RECONNECTS_PER_SECOND));
+    const seconds = Math.min(MAX_WINDOW_SECONDS, Math.ceil(this.size / RECONNECTS_PER_SECOND));
     const reconnectWindow = String(seconds);
     this.#reconnectWindow = reconnectWindow;
     const deadline = this.#clock.now() + DRAIN_MS;
-    await inPortions(this.#open, ({ socket }) => socket?.close(CLOSE.restart, reconnectWindow), PORTION_MS);
-    while (this.#open.size > 0 && this.#clock.now() < deadline) await this.#clock.sleep(20);
+    await inPortions(this.#all(), ({ socket }) => socket?.close(CLOSE.restart, reconnectWindow), PORTION_MS);
+    while (this.size > 0 && this.#clock.now() < deadline) await this.#clock.sleep(20);
   }
 
   /** The tab shows another page: a new view begins, with a first frame of its own. */
@@ -1593,7 +1634,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   const metrics = createMetrics();
   const signer = new Signer(settings.SECRET ?? (await engine.secret("signing", "")));
   const allowedSites = new AllowedSites(settings.SITES);
-  const guard = new Guard(settings, createFileCheck(openFiles));
+  const guard = new Guard(settings, createFileCheck(openFiles), () => clock.now());
   const rooms = new Rooms(settings.GRACE_SECONDS * 1_000, engine.cluster);
   const listedSites = allowedSites.names;
   const wallClock = () => engine.wallClock();

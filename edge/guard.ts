@@ -126,35 +126,20 @@ function isLowestFreeFileAtLeast(number: number): boolean {
 
 // ── Limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const RATE_WINDOW_MS = MINUTE_MS;
 const BAN_MS = 10 * MINUTE_MS;
 const BAN_FACTOR = 10; // times the token limit
 const MAX_WRONG_PASSWORDS = 10; // per minute and address
-const MAX_TRACKED_ADDRESSES = 50_000; // per table; about 4 MB when full
-const CLOCK_STEP_MS = 100; // the clock is read once in this time
+const MAX_IDLE_BLOCKS = 50_000; // about 10 MB
+const MAX_BANS = 50_000;
 
-/** Counts events by key in fixed windows. The window of a key begins with its first event. */
-class RateCounter {
-  readonly #counts: LRUCache<string, number>;
-
-  constructor(windowMs: number) {
-    this.#counts = new LRUCache({ max: MAX_TRACKED_ADDRESSES, ttl: windowMs, ttlResolution: CLOCK_STEP_MS });
-  }
-
-  /** Counts one more event. @returns how many events the key has in its window now */
-  add(key: string): number {
-    const count = this.count(key) + 1;
-    this.#counts.set(key, count, { noUpdateTTL: true });
-    return count;
-  }
-
-  count(key: string): number {
-    return this.#counts.get(key) ?? 0;
-  }
-
-  get isEmpty(): boolean {
-    return this.#counts.size === 0;
-  }
+/** What the addresses of a block have open, and what they have asked for in the current minute. */
+interface Block {
+  connections: number;
+  tokenRequests: number;
+  newVisitors: number;
+  wrongPasswords: number;
+  /** By the clock of the guard. The next minute begins with the next request. */
+  minuteEndsAt: number;
 }
 
 /** A connection that wants to open. To users the limits say "pages", since a connection is one open page. */
@@ -186,16 +171,19 @@ const FULL_FOR_OBSERVERS = 0.9;
 export class Guard {
   readonly #limits: Limits;
   readonly #isOutOfFiles: () => boolean;
-  readonly #tokenRequests = new RateCounter(RATE_WINDOW_MS);
-  readonly #newVisitors = new RateCounter(RATE_WINDOW_MS);
-  readonly #wrongPasswords = new RateCounter(RATE_WINDOW_MS);
-  readonly #bans = new RateCounter(BAN_MS);
-  /** How many connections each block has; bounded by MAX_CONNECTIONS. */
-  readonly #connections = new Map<string, number>();
+  readonly #now: () => number;
+  /** Blocks with open connections. There are at most MAX_CONNECTIONS for each address length. */
+  readonly #connected = new Map<string, Block>();
+  /** Blocks without open connections. The ones that asked last are kept. */
+  readonly #idle = new LRUCache<string, Block>({ max: MAX_IDLE_BLOCKS });
+  /** Block → when the ban ends. A table of its own, so that a flood of requests cannot push a ban out. */
+  readonly #bans = new LRUCache<string, number>({ max: MAX_BANS });
 
-  constructor(limits: Limits, isOutOfFiles: () => boolean = () => false) {
+  /** @param now milliseconds that never decrease */
+  constructor(limits: Limits, isOutOfFiles: () => boolean = () => false, now: () => number = () => performance.now()) {
     this.#limits = limits;
     this.#isOutOfFiles = isOutOfFiles;
+    this.#now = now;
   }
 
   /** Checks the deny list. */
@@ -208,19 +196,18 @@ export class Guard {
 
   /** Checks the temporary bans. They hold where visitors come in, so that a shared address can still look. */
   checkBan(key: string): Reason | undefined {
-    if (this.#bans.isEmpty) return undefined;
-    return limitBlocks(key).some(([block]) => this.#bans.count(block) > 0) ? "address" : undefined;
+    if (this.#bans.size === 0) return undefined;
+    return limitBlocks(key).some(([block]) => this.#isBanned(block)) ? "address" : undefined;
   }
 
   /** Counts a token request. A block that asks for ten times its limit is banned for ten minutes. */
   checkTokenRequest(key: string): Reason | undefined {
     const { MAX_TOKENS_PER_IP } = this.#limits;
     let isOverLimit = false;
-    for (const [block, factor] of limitBlocks(key)) {
-      const requests = this.#tokenRequests.add(block);
+    for (const [name, factor] of limitBlocks(key)) {
+      const requests = (this.#block(name).tokenRequests += 1);
       if (requests > MAX_TOKENS_PER_IP * factor) isOverLimit = true;
-      if (requests > MAX_TOKENS_PER_IP * factor * BAN_FACTOR && this.#bans.add(block) === 1)
-        log("warn", "address denied for ten minutes", { address: coarseAddress(block), requests });
+      if (requests > MAX_TOKENS_PER_IP * factor * BAN_FACTOR) this.#ban(name, requests);
     }
     return isOverLimit ? "tokens" : undefined;
   }
@@ -228,16 +215,21 @@ export class Guard {
   /** Counts a new visitor. */
   checkNewVisitor(key: string): Reason | undefined {
     const { MAX_VISITORS_PER_IP } = this.#limits;
-    const counts = limitBlocks(key).map(([block, factor]) => this.#newVisitors.add(block) / factor);
-    return Math.max(...counts) > MAX_VISITORS_PER_IP ? "visitors" : undefined;
+    let isOverLimit = false;
+    for (const [name, factor] of limitBlocks(key)) {
+      const visitors = (this.#block(name).newVisitors += 1);
+      if (visitors > MAX_VISITORS_PER_IP * factor) isOverLimit = true;
+    }
+    return isOverLimit ? "visitors" : undefined;
   }
 
   /** Checks a password. After ten wrong ones in a minute the address is refused unheard. */
   checkPassword(key: string, given: string | undefined, expected: string): Reason | undefined {
-    if (this.#wrongPasswords.count(key) >= MAX_WRONG_PASSWORDS) return "guesses";
+    const block = this.#block(key);
+    if (block.wrongPasswords >= MAX_WRONG_PASSWORDS) return "guesses";
     if (given === undefined) return "password";
     if (timingSafeEqual(sha256(given), sha256(expected))) return undefined;
-    this.#wrongPasswords.add(key);
+    block.wrongPasswords += 1;
     return "password";
   }
 
@@ -247,20 +239,58 @@ export class Guard {
     const places = connection.isObserver ? MAX_CONNECTIONS * FULL_FOR_OBSERVERS : MAX_CONNECTIONS;
     if (connection.ofAll >= places || this.#isOutOfFiles()) return "full";
     if (connection.ofVisitor >= MAX_PAGES_PER_VISITOR) return "visitor_pages";
-    const isFull = ([block, factor]: LimitBlock) => (this.#connections.get(block) ?? 0) >= MAX_PAGES_PER_IP * factor;
+    const isFull = ([name, factor]: LimitBlock) =>
+      (this.#connected.get(name)?.connections ?? 0) >= MAX_PAGES_PER_IP * factor;
     return limitBlocks(key).some(isFull) ? "address_pages" : undefined;
   }
 
   connectionOpened(key: string): void {
-    for (const [block] of limitBlocks(key)) this.#connections.set(block, (this.#connections.get(block) ?? 0) + 1);
+    for (const [name] of limitBlocks(key)) {
+      const block = this.#block(name);
+      block.connections += 1;
+      if (block.connections > 1) continue;
+      this.#idle.delete(name);
+      this.#connected.set(name, block);
+    }
   }
 
   connectionClosed(key: string): void {
-    for (const [block] of limitBlocks(key)) {
-      const left = (this.#connections.get(block) ?? 1) - 1;
-      if (left > 0) this.#connections.set(block, left);
-      else this.#connections.delete(block);
+    for (const [name] of limitBlocks(key)) {
+      const block = this.#block(name);
+      block.connections -= 1;
+      if (block.connections > 0) continue;
+      this.#connected.delete(name);
+      this.#idle.set(name, block);
     }
+  }
+
+  /** What is known of a block in the current minute. */
+  #block(name: string): Block {
+    const now = this.#now();
+    const block = this.#connected.get(name) ?? this.#idle.get(name) ?? this.#newBlock(name);
+    if (now >= block.minuteEndsAt) {
+      block.tokenRequests = 0;
+      block.newVisitors = 0;
+      block.wrongPasswords = 0;
+      block.minuteEndsAt = now + MINUTE_MS;
+    }
+    return block;
+  }
+
+  #newBlock(name: string): Block {
+    const block = { connections: 0, tokenRequests: 0, newVisitors: 0, wrongPasswords: 0, minuteEndsAt: 0 };
+    this.#idle.set(name, block);
+    return block;
+  }
+
+  #ban(name: string, requests: number): void {
+    if (this.#isBanned(name)) return;
+    this.#bans.set(name, this.#now() + BAN_MS);
+    log("warn", "address denied for ten minutes", { address: coarseAddress(name), requests });
+  }
+
+  #isBanned(name: string): boolean {
+    return this.#now() < (this.#bans.get(name) ?? 0);
   }
 }
 

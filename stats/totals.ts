@@ -84,7 +84,8 @@ export class Totals {
   readonly #sites = new LRUCache<string, Cached<SiteTotals>>({ max: 1_000 });
   /** Grows when the engine takes views: numbers that were read before must not be believed after. */
   #version = 0;
-  #seenToday = new LRUCache<string, true>({ max: MAX_SEEN });
+  /** Visitors whom the engine has counted today, or is about to. No two sites have a visitor id in common. */
+  readonly #seenToday = new Set<string>();
   /** The keys of the hashes, by day: that of today, and those of earlier days while visitors of these days wait. */
   readonly #secrets = new Map<number, string>();
   #waiting: WaitingVisitor[] = [];
@@ -123,9 +124,9 @@ export class Totals {
   countVisitor(site: string, visitor: string): Promise<void> | undefined {
     if (!this.#options.sites.admits(site)) return undefined;
     const { day } = this;
-    const key = `${site} ${visitor}`;
-    if (this.#seenToday.has(key) || this.#waiting.length >= MAX_WAITING) return undefined; // the next page tries again
-    this.#seenToday.set(key, true);
+    if (this.#seenToday.has(visitor) || this.#waiting.length >= MAX_WAITING) return undefined; // the next page tries again
+    if (this.#seenToday.size >= MAX_SEEN) this.#seenToday.clear(); // the engine knows them, and counts nobody twice
+    this.#seenToday.add(visitor);
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiting.push({ site, visitor, day, done: resolve });
     void this.countWaiting();
@@ -224,7 +225,7 @@ export class Totals {
   #beginDay(day: number): void {
     this.#earlierViews.push(...this.#views.values());
     this.#views = new Map();
-    this.#seenToday = new LRUCache({ max: MAX_SEEN });
+    this.#seenToday.clear();
     this.#day = day;
     this.#forgetSecrets();
     for (const site of this.#sites.values()) site.expiresAt = 0;

@@ -3,6 +3,7 @@
  *
  *     npm run bench                        5,000 and 18,000 pages, three rounds (about 35 minutes)
  *     npm run bench -- storms              the join storms alone (three minutes)
+ *     npm run bench -- memory              the memory per page alone (seven minutes)
  *     npm run bench -- deno                on Deno, against bare Deno
  *     npm run bench -- curve               1k, 5k, 10k and 18k pages
  *     npm run bench -- sites               1, 100 and 10,000 sites with the same 10,000 pages
@@ -68,6 +69,7 @@ const READY_MS = 20_000;
 const SETTLE_MS = 12_000;
 /** After grace, nobody is counted any more. */
 const EMPTY_MS = 6_000;
+const WARM_UP = { waves: 10, pages: 200 };
 const STEADY = { pages: 300, everyMs: 10 };
 
 const { values, positionals } = parseArgs({
@@ -188,6 +190,19 @@ function cpuOfMachine(): { all: number; own: number } {
 
 const numbersIn = (text: string): number[] => (text.match(/ -?\d+/g) ?? []).map(Number);
 
+/** What pages weigh in a process that is warm: waves of pages have come and gone, so its code is compiled. */
+async function measureMemory(run: Run, { pages }: Case): Promise<Figures> {
+  for (let wave = 0; wave < WARM_UP.waves; wave++) {
+    await run.order({ do: "join", pages: WARM_UP.pages });
+    await run.order({ do: "leave", keep: 0 });
+  }
+  await Bun.sleep(EMPTY_MS);
+  const before = run.memory();
+  await run.order({ do: "join", pages });
+  await Bun.sleep(SETTLE_MS);
+  return { "memory per page, bytes": ((run.memory() - before) * 2 ** 20) / pages };
+}
+
 /** All pages join. @param which "first" after the start, or "second" */
 async function measureStorm(run: Run, { pages }: Case, which: "first" | "second"): Promise<Figures> {
   const storm = await run.order({ do: "join", pages });
@@ -197,14 +212,6 @@ async function measureStorm(run: Run, { pages }: Case, which: "first" | "second"
     [`${which} storm: frames per join`]: storm.frames / pages,
     [`${which} storm: generator busy, %`]: storm.busy * 100,
   };
-}
-
-/** The first storm, and what the pages weigh once they are there. */
-async function measureFirstStorm(run: Run, subject: Case): Promise<Figures> {
-  const before = run.memory();
-  const storm = await measureStorm(run, subject, "first");
-  await Bun.sleep(SETTLE_MS);
-  return { ...storm, "memory per page, bytes": ((run.memory() - before) * 2 ** 20) / subject.pages };
 }
 
 /** Everybody leaves, and comes again. */
@@ -254,23 +261,40 @@ async function measureLeave(run: Run, { pages }: Case): Promise<Figures> {
   };
 }
 
-/** The whole life of one server. */
-async function measure(target: Target, subject: Case, idleSeconds: number): Promise<Figures> {
+/** Starts a server for one measurement. */
+async function withServer(target: Target, subject: Case, work: (run: Run) => Promise<Figures>): Promise<Figures> {
   const run = await start(target, subject);
   try {
-    if (positionals.includes("storms"))
-      return { ...(await measureStorm(run, subject, "first")), ...(await measureSecondStorm(run, subject)) };
-    return {
-      ...(await measureFirstStorm(run, subject)),
-      ...(await measureFanout(run)),
-      ...(idleSeconds > 0 && (await measureIdle(run, idleSeconds))),
-      ...(await measureSteady(run)),
-      ...(await measureLeave(run, subject)),
-      ...(await measureSecondStorm(run, subject)),
-    };
+    return await work(run);
   } finally {
     await run.stop();
   }
+}
+
+async function measureStorms(run: Run, subject: Case): Promise<Figures> {
+  return { ...(await measureStorm(run, subject, "first")), ...(await measureSecondStorm(run, subject)) };
+}
+
+/** All figures of one round. */
+async function measure(target: Target, subject: Case, idleSeconds: number): Promise<Figures> {
+  if (positionals.includes("storms")) return withServer(target, subject, (run) => measureStorms(run, subject));
+  if (positionals.includes("memory")) return withServer(target, subject, (run) => measureMemory(run, subject));
+  const life = await withServer(target, subject, (run) => measureLife(run, subject, idleSeconds));
+  return { ...life, ...(await withServer(target, subject, (run) => measureMemory(run, subject))) };
+}
+
+/** The whole life of one server. */
+async function measureLife(run: Run, subject: Case, idleSeconds: number): Promise<Figures> {
+  const storm = await measureStorm(run, subject, "first");
+  await Bun.sleep(SETTLE_MS);
+  return {
+    ...storm,
+    ...(await measureFanout(run)),
+    ...(idleSeconds > 0 && (await measureIdle(run, idleSeconds))),
+    ...(await measureSteady(run)),
+    ...(await measureLeave(run, subject)),
+    ...(await measureSecondStorm(run, subject)),
+  };
 }
 
 // The table

@@ -63,6 +63,51 @@ describe("guard", () => {
     expect(guard.checkBan(limitKey("2001:db8:1:2::1"))).toBe("address");
   });
 
+  test("limits of requests hold for a minute, and a ban for ten", () => {
+    let now = 1_000;
+    const settings = readSettings({ MAX_TOKENS_PER_IP: "2", MAX_VISITORS_PER_IP: "1" });
+    const guard = new Guard(settings, undefined, () => now);
+    const ask = () => [guard.checkTokenRequest("192.0.2.1"), guard.checkNewVisitor("192.0.2.1")];
+    const guess = () => guard.checkPassword("192.0.2.1", "wrong", "right");
+    expect([ask(), ask(), ask()]).toEqual([
+      [undefined, undefined],
+      [undefined, "visitors"],
+      ["tokens", "visitors"],
+    ]);
+    for (let i = 0; i < 10; i += 1) expect(guess()).toBe("password");
+    expect(guess()).toBe("guesses");
+    now += 59_999;
+    expect([...ask(), guess()]).toEqual(["tokens", "visitors", "guesses"]);
+    now += 1;
+    expect([...ask(), guess()]).toEqual([undefined, undefined, "password"]);
+    for (let i = 0; i < 20; i += 1) ask();
+    now += 10 * 60_000 - 1;
+    expect(guard.checkBan("192.0.2.1")).toBe("address");
+    now += 1;
+    expect(guard.checkBan("192.0.2.1")).toBeUndefined();
+  });
+
+  test("an address keeps its limits while its pages open and close", () => {
+    const guard = new Guard(readSettings({ MAX_TOKENS_PER_IP: "3", MAX_PAGES_PER_IP: "2" }), undefined, () => 0);
+    expect(guard.checkTokenRequest("192.0.2.1")).toBeUndefined();
+    guard.connectionOpened("192.0.2.1");
+    expect(guard.checkTokenRequest("192.0.2.1")).toBeUndefined();
+    guard.connectionOpened("192.0.2.1");
+    expect(guard.checkNewConnection("192.0.2.1", visitor)).toBe("address_pages");
+    guard.connectionClosed("192.0.2.1");
+    expect(guard.checkNewConnection("192.0.2.1", visitor)).toBeUndefined();
+    guard.connectionClosed("192.0.2.1");
+    expect(guard.checkTokenRequest("192.0.2.1")).toBeUndefined();
+    expect(guard.checkTokenRequest("192.0.2.1")).toBe("tokens");
+  });
+
+  test("a flood of addresses does not push out the pages that an address has open", () => {
+    const guard = new Guard(readSettings({ MAX_PAGES_PER_IP: "1" }));
+    guard.connectionOpened("192.0.2.1");
+    for (let i = 0; i < 60_000; i += 1) guard.checkTokenRequest(`10.0.${i >> 8}.${i & 255}`);
+    expect(guard.checkNewConnection("192.0.2.1", visitor)).toBe("address_pages");
+  });
+
   test("when the service is nearly full, observers are refused first", () => {
     const guard = new Guard(readSettings({ MAX_CONNECTIONS: "100" }));
     const at = (connections: number, isObserver: boolean) =>
