@@ -28,19 +28,15 @@
  * Deliberately absent: a time window ("in the last 5 minutes"), polling, one timer per visitor, buffering for slow
  * readers (they are closed and reconnect), and trust in anything a page says about itself except its name.
  *
- *   1. Settings               the environment, validated
- *   2. Visitors and tokens    signed ids
- *   3. Rooms                  who is counted: the core
- *   4. Connections            sockets: admission, frames, heartbeat, drain
- *   5. Routes                 HTTP
- *   6. Runtimes               what differs between Bun and Deno
- *   7. Service                how the parts are put together, and main
+ *   1. Rooms          who is counted: the core
+ *   2. Connections    sockets: admission, frames, heartbeat, drain
+ *   3. Routes         HTTP
+ *   4. Service        how the parts are put together, and main
  *
- * Three folders stand beside this file. `edge/` turns what strangers send into names, and refuses them; `engine/` keeps
- * what outlives the process; `stats/` keeps what owners look at afterwards.
+ * Three folders stand beside this file. `edge/` is where the world outside comes in: the settings, both runtimes, what
+ * strangers send, and their refusal. `engine/` keeps what outlives the process, and `stats/` what owners look at afterwards.
  */
 
-import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
 import { existsSync } from "node:fs";
 import process from "node:process";
 import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
@@ -61,15 +57,16 @@ import {
   limitKey,
   originOf,
   pageName,
-  parseBlock,
   ownOrigin,
   paramsOf,
-  parseSite,
   queryOf,
   refererUrl,
   userAgentOf,
   webUrl,
 } from "./edge/names.ts";
+import { type Client, listen, type Socket, type SocketEvents } from "./edge/runtimes.ts";
+import { readSettings, type Settings } from "./edge/settings.ts";
+import { type Claims, hashVisitor, mintedOn, newNonce, newVisitor, Signer } from "./edge/tokens.ts";
 import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
 import {
   type Cluster,
@@ -81,7 +78,7 @@ import {
   type SharedSettings,
 } from "./engine/engine.ts";
 import { inPortions } from "./engine/portions.ts";
-import { createCalendar, isTimeZone } from "./stats/calendar.ts";
+import { createCalendar } from "./stats/calendar.ts";
 import { type EngineOptions, readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
@@ -90,187 +87,7 @@ import { addPublicRoutes } from "./stats/public-routes.ts";
 import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
 import { type TotalNumbers, Totals } from "./stats/totals.ts";
 
-// ── 1. Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
-// The environment, read once at the start. All wrong settings are reported together, and the service does not start.
-
-const integer = (min: number, max: number, what = "a number") => {
-  const expected = `${what} (${min}–${max})`;
-  return v.pipe(
-    v.string(),
-    v.regex(/^\d+$/, expected),
-    v.transform(Number),
-    v.minValue(min, expected),
-    v.maxValue(max, expected),
-  );
-};
-const limit = integer(1, 10_000_000);
-
-const flag = v.picklist(["true", "false"], "true or false");
-
-const entriesOf = (text: string) => text.split(/[\s,]+/).filter(Boolean);
-
-/** A list, separated by commas or spaces. `parse` returns undefined for an entry that it cannot read. */
-const listOf = <T>(parse: (entry: string) => T | undefined, expected: string) =>
-  v.pipe(
-    v.string(),
-    v.check(
-      (text) => !entriesOf(text).map(parse).includes(undefined),
-      ({ input }) => `${expected}: ${JSON.stringify(entriesOf(input).find((entry) => !parse(entry)))} is none of them`,
-    ),
-    v.transform((text) =>
-      entriesOf(text)
-        .map(parse)
-        .filter((entry) => entry !== undefined),
-    ),
-  );
-const SITE_LIST = "a list of sites such as example.com, https://example.com:8443 or *.example.com";
-const BLOCK_LIST = "a list of addresses and CIDR blocks such as 192.0.2.1 or 2001:db8::/32";
-
-const Environment = v.object({
-  PORT: v.optional(integer(0, 65_535, "a port"), "3000"),
-  HOST: v.optional(v.string(), "0.0.0.0"),
-  SITES: v.optional(listOf(parseSite, SITE_LIST)),
-  SECRET: v.optional(v.pipe(v.string(), v.minLength(16, "a secret of at least 16 characters"))),
-  TRUST_PROXY: v.optional(integer(0, 16, "the number of proxies in front"), "0"),
-  DENY: v.optional(listOf(parseBlock, BLOCK_LIST), ""),
-  DATA: v.optional(v.string(), "./data"),
-  REDIS_URL: v.optional(v.pipe(v.string(), v.regex(/^rediss?:\/\/./, "a URL such as redis://:password@host:6379/0"))),
-  PUBLIC_DASHBOARD: v.optional(flag, "false"),
-  ADMIN_PASSWORD: v.optional(v.pipe(v.string(), v.minLength(8, "a password of at least 8 characters"))),
-  GRACE_SECONDS: v.optional(integer(0, 3_600, "a number of seconds"), "5"),
-  HEARTBEAT_SECONDS: v.optional(integer(1, 120, "a number of seconds"), "25"), // two of them are below nginx's 60 s
-  TZ: v.optional(v.pipe(v.string(), v.check(isTimeZone, "a time zone such as Europe/Berlin")), "UTC"),
-  TOKEN_TTL_SECONDS: v.optional(integer(1, 3_600, "a number of seconds"), "30"),
-  MAX_PAGES_PER_VISITOR: v.optional(limit, "20"),
-  MAX_PAGES_PER_IP: v.optional(limit, "200"), // an office, or a school
-  MAX_TOKENS_PER_IP: v.optional(limit, "120"),
-  MAX_VISITORS_PER_IP: v.optional(limit, "60"),
-  MAX_CONNECTIONS: v.optional(limit),
-  IDENTITY: v.optional(v.picklist(["cookie", "hash"], "cookie or hash"), "cookie"),
-  COUNT_BOTS: v.optional(flag, "false"),
-});
-
-export type Settings = v.InferOutput<typeof Environment> & { MAX_CONNECTIONS: number };
-
-const MAX_CONNECTIONS_SHARE = 0.9; // of the open-files limit
-const ASSUMED_OPEN_FILES = 10_000; // where the limit is unknown
-
-/**
- * Reads the settings from an environment. An empty value counts as unset.
- * @param maxFiles how many files this process may open; Infinity where that is unknown
- * @throws {Error} with one line per wrong setting: `Cannot read PORT: "80a" is not a port (0–65535)`
- */
-export function readSettings(environment: Record<string, string | undefined>, maxFiles = Infinity): Settings {
-  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""));
-  const { success, output, issues } = v.safeParse(Environment, given);
-  const openFiles = maxFiles === Infinity ? ASSUMED_OPEN_FILES : maxFiles;
-  if (success)
-    return { ...output, MAX_CONNECTIONS: output.MAX_CONNECTIONS ?? Math.floor(openFiles * MAX_CONNECTIONS_SHARE) };
-  const wrong = new Map(issues.map((issue) => [v.getDotPath(issue)?.split(".")[0] ?? "", issue.message]));
-  const lines = Array.from(
-    wrong,
-    ([name, expected]) => `Cannot read ${name}: ${quoted(name, given[name])} is not ${expected}`,
-  );
-  throw new Error(lines.join("\n"));
-}
-
-/** A value as it may stand in a log: quoted and escaped. Of a secret only the length is told. */
-const quoted = (name: string, value = "") =>
-  /SECRET|PASSWORD|URL/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
-
-// ── 2. Visitors and tokens ───────────────────────────────────────────────────────────────────────────────────────────
-// Both are plain text with an HMAC-SHA256 over everything they mean, so the service remembers nothing about them.
-
-/** What a token promises about the connection that it opens. */
-export interface Claims {
-  /** "" for a page that only observes. */
-  readonly visitor: string;
-  readonly page: string;
-  /** Milliseconds since 1970. */
-  readonly expires: number;
-  /** Whether this continues a view that was counted: the page has lost its connection. */
-  readonly isContinued: boolean;
-  /** Makes the token single use. A nonce is unique, not secret: nobody gains by guessing it. */
-  readonly nonce: number;
-}
-
-/** What is inside a token. The signature vouches for this shape. */
-type Payload = [visitor: string, page: string, expires: number, nonce: number, isContinued: 0 | 1];
-
-const SIGNATURE_LENGTH = 22; // 128 bits in base64url
-/** 128 random bits, and the day of minting in base 36. Ids of version 0.1 have no day. */
-const VISITOR_ID = /^[\w-]{22}(?:[0-9a-z]{4})?$/;
-
-export class Signer {
-  readonly #key: KeyObject;
-
-  constructor(secret: string) {
-    this.#key = createSecretKey(Buffer.from(secret));
-  }
-
-  /** Tells two secrets apart, and nothing else about them. */
-  get fingerprint(): string {
-    return this.#sign("fingerprint");
-  }
-
-  /** `id.signature`, which a browser keeps. The signature covers the site, so an id is worth nothing on another site. */
-  signVisitor(site: string, id: string): string {
-    return `${id}.${this.#sign("visitor", site, id)}`;
-  }
-
-  /** The id, if this service signed it for this site. */
-  readVisitor(site: string, signed: string | undefined): string | undefined {
-    const [id = "", signature = "", ...rest] = signed?.split(".") ?? [];
-    const isValid = rest.length === 0 && VISITOR_ID.test(id) && this.#verify(signature, "visitor", site, id);
-    return isValid ? id : undefined;
-  }
-
-  /** The signature binds the token to an origin: whoever presents the token must send the same Origin. */
-  signToken(origin: string, { visitor, page, expires, nonce, isContinued }: Claims): string {
-    const claims: Payload = [visitor, page, expires, nonce, isContinued ? 1 : 0];
-    const payload = Buffer.from(JSON.stringify(claims)).toString("base64url");
-    return `${payload}.${this.#sign("token", origin, payload)}`;
-  }
-
-  /** The claims; undefined when the token is forged, expired, or of another origin. @param now milliseconds since 1970 */
-  readToken(origin: string, token: string, now: number): Claims | undefined {
-    const [payload = "", signature = "", ...rest] = token.split(".");
-    if (rest.length > 0 || !this.#verify(signature, "token", origin, payload)) return undefined;
-    const claims = JSON.parse(Buffer.from(payload, "base64url").toString()) as Payload;
-    const [visitor, page, expires, nonce, isContinued] = claims;
-    return expires > now ? { visitor, page, expires, nonce, isContinued: isContinued === 1 } : undefined;
-  }
-
-  #sign(...parts: string[]): string {
-    return hmac(this.#key, parts);
-  }
-
-  #verify(signature: string, ...parts: string[]): boolean {
-    const given = Buffer.from(signature);
-    const expected = Buffer.from(this.#sign(...parts));
-    return given.length === expected.length && timingSafeEqual(given, expected);
-  }
-}
-
-/** The first 128 bits of the HMAC over a list of texts. As a list, two different meanings never share a signature. */
-const hmac = (key: KeyObject | string, parts: string[]) =>
-  createHmac("sha256", key).update(JSON.stringify(parts)).digest("base64url").slice(0, SIGNATURE_LENGTH);
-
-/** A visitor with IDENTITY=hash: one browser has one id per site and day, and nothing is stored in the browser. */
-export function hashVisitor(salt: string, site: string, address: string, userAgent: string): string {
-  return hmac(salt, [site, limitKey(address), userAgent]);
-}
-
-/** 48 random bits. With a million live tokens, one new token in 280 million meets a used nonce, and its page asks again. */
-const newNonce = () => randomBytes(6).readUIntBE(0, 6);
-/** @param day the day on which the id is minted */
-export const newVisitor = (day: number): string =>
-  randomBytes(16).toString("base64url") + day.toString(36).padStart(4, "0");
-
-/** On which day an id was minted; undefined for an id that does not tell. */
-export const mintedOn = (id: string): number | undefined => (id.length === 26 ? parseInt(id.slice(22), 36) : undefined);
-
-// ── 3. Rooms ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 1. Rooms ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 // The core: who is counted, and which numbers are published to whom. No clock, no socket, no I/O: `now` is an argument,
 // in milliseconds that never decrease. A visitor in grace is a member like any other. Members leave only in `tick`, as
 // time passes; therefore a reload changes nothing at all.
@@ -633,21 +450,9 @@ export class Rooms {
   }
 }
 
-// ── 4. Connections ───────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 2. Connections ───────────────────────────────────────────────────────────────────────────────────────────────────
 // The open sockets: admission, frames in and out, heartbeat, drain. A connection has no timer and no closure of its own:
 // one sweep a second looks after all of them.
-
-/** What the sockets of both runtimes have in common. `bufferedAmount` exists on Deno, the optional methods on Bun. */
-export interface Socket {
-  readonly readyState: number;
-  readonly bufferedAmount?: number;
-  send(text: string): unknown;
-  close(code: number, reason: string): void;
-  ping?(): unknown;
-  /** Sends everything that the callback sends in one write. */
-  cork?(callback: () => void): unknown;
-  terminate?(): void;
-}
 
 /** One open tab and its socket. `Rooms` and `Journal` change their fields through `Viewer` and `View`. */
 export class Connection implements Viewer, View {
@@ -743,7 +548,7 @@ const PageFrame = v.pipe(
   v.check((frame) => frame.page !== undefined || frame.active !== undefined),
 );
 
-export class Connections {
+export class Connections implements SocketEvents<Connection> {
   /** What has happened since the start. */
   readonly counters = { frames: 0, pings: 0, silent: 0, slow: 0 };
   /** Connections that have moved to another page: those that wait for its numbers, and those that wait for its median. */
@@ -962,7 +767,7 @@ export class Connections {
     if (socket === undefined) {
       if (silentMs > UPGRADE_TIMEOUT_MS) this.closed(connection);
     } else if (silentMs > 2 * this.#heartbeatMs && socket.ping !== undefined) {
-      this.counters.silent += 1; // Deno finds silent peers by itself: see serveOnDeno
+      this.counters.silent += 1; // Deno finds silent peers by itself: see edge/runtimes.ts
       this.#terminate(connection);
     } else if (now >= connection.pingAt || now >= connection.repeatAt) this.#pingAndRepeat(connection, socket, now);
   }
@@ -1118,18 +923,10 @@ function parseJson(text: string): unknown {
   }
 }
 
-// ── 5. Routes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 3. Routes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 // Each refusal is a problem document (RFC 9457) that a page on another origin can read.
 
-/** What a runtime knows about a request besides the request itself. */
-export interface Client {
-  /** The address at the other end of the socket. Bun looks for it when it is read. */
-  readonly address: string;
-  /** Upgrades the request: a 101, or undefined when the handshake is broken or the client is gone. */
-  upgrade(connection: Connection): Response | undefined;
-}
-
-type App = { Bindings: Client; Variables: { readonly address: string; readonly addressKey: string } };
+type App = { Bindings: Client<Connection>; Variables: { readonly address: string; readonly addressKey: string } };
 type RequestContext = Context<App>;
 type Refuse = (c: Context, reason: Reason, detail?: string) => Response;
 
@@ -1478,135 +1275,7 @@ const crossOriginHeaders = (c: Context) => ({
   Vary: "Origin",
 });
 
-// ── 6. Runtimes ──────────────────────────────────────────────────────────────────────────────────────────────────────
-// What differs between Bun and Deno, and nothing else.
-
-/** Opens the port and returns its number. */
-type Serve = (app: Hono<App>, connections: Connections, settings: Settings) => number;
-
-const serveOnBun: Serve = (app, connections, settings) => {
-  const server = Bun.serve<Connection>({
-    port: settings.PORT,
-    hostname: settings.HOST,
-    idleTimeout: 10, // seconds, of requests; sockets have their own
-    fetch: (request, bun) =>
-      app.fetch(request, {
-        get address() {
-          return bun.requestIP(request)?.address ?? "";
-        },
-        upgrade: (connection) => (bun.upgrade(request, { data: connection }) ? UPGRADED : undefined),
-      }),
-    websocket: {
-      // Any send re-arms Bun's idle timeout (1.4.5), so a dead peer would never be closed. `Connections.sweep` pings.
-      idleTimeout: 0,
-      sendPings: false,
-      maxPayloadLength: MAX_FRAME_BYTES,
-      backpressureLimit: MAX_BUFFERED_BYTES,
-      closeOnBackpressureLimit: true,
-      open: guarded((socket) => connections.opened(socket.data, socket)),
-      message: guarded((socket, data) => connections.received(socket.data, data)),
-      ping: guarded((socket) => connections.heard(socket.data)),
-      pong: guarded((socket) => connections.heard(socket.data)),
-      close: guarded((socket) => connections.closed(socket.data)),
-    },
-  });
-  return server.port ?? settings.PORT;
-};
-
-/** What the app returns once Bun has answered the upgrade by itself. */
-const UPGRADED = new Response(null, { status: 101 });
-
-const WEBSOCKET_KEY = /^[\w+/]{22}==$/; // 16 bytes (RFC 6455, 4.1)
-const RELISTEN_MS = 100;
-
-/** A method of Deno's sockets that Deno (2.9.5) calls for each text, binary and pong frame. Undefined where there is none. */
-const FRAME_CAME =
-  typeof Deno === "undefined"
-    ? undefined
-    : Object.getOwnPropertySymbols(WebSocket.prototype).find(
-        ({ description }) => description === "[[serverHandleIdleTimeout]]",
-      );
-
-/**
- * Deno has no event for pongs, and one connection that sends pongs as fast as it can would stop the service. So this listens
- * to a method of Deno's own. A frame was a pong when no message follows it; that is known with the next frame.
- * @returns a function to be called when a message comes
- */
-function onPong(socket: WebSocket, heard: () => void): () => void {
-  if (FRAME_CAME === undefined) return () => {};
-  const methods = socket as unknown as Record<symbol, () => void>;
-  const handleFrame = methods[FRAME_CAME];
-  let mayBePong = false;
-  methods[FRAME_CAME] = () => {
-    if (mayBePong) heard();
-    mayBePong = true;
-    handleFrame?.call(socket);
-  };
-  return () => {
-    mayBePong = false;
-  };
-}
-
-const serveOnDeno: Serve = (app, connections, settings) => {
-  const idleTimeout = 2 * settings.HEARTBEAT_SECONDS; // Deno pings at half of it, and sends do not defer it
-  const upgrade = (request: Request, connection: Connection): Response | undefined => {
-    try {
-      const { headers } = request; // Deno checks neither the version nor the key
-      const hasKey = WEBSOCKET_KEY.test(headers.get("sec-websocket-key") ?? "");
-      if (headers.get("sec-websocket-version") !== "13" || !hasKey) return undefined;
-      const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout });
-      socket.binaryType = "arraybuffer";
-      socket.onopen = guarded(() => connections.opened(connection, socket));
-      const messageCame = onPong(
-        socket,
-        guarded(() => connections.heard(connection)),
-      );
-      socket.onmessage = guarded((event) => {
-        messageCame();
-        connections.received(connection, event.data);
-      });
-      socket.onclose = guarded(() => connections.closed(connection));
-      socket.onerror = guarded(() => connections.closed(connection));
-      return response;
-    } catch {
-      return undefined; // deliberate: Deno throws for a broken handshake, and the client is told so
-    }
-  };
-  const serve = (port: number): number => {
-    const options = { port, hostname: settings.HOST, onListen: () => {} };
-    const server = Deno.serve(options, (request, info) =>
-      app.fetch(request, {
-        address: info.remoteAddr.hostname,
-        upgrade: (connection) => upgrade(request, connection),
-      }),
-    );
-    server.finished.catch((error: unknown) => listenAgain(error, server.addr.port));
-    return server.addr.port;
-  };
-  /** With no file left for a new socket, Deno stops listening. Open sockets live on meanwhile. */
-  const listenAgain = (error: unknown, port: number) => {
-    report(error);
-    setTimeout(() => {
-      try {
-        serve(port);
-      } catch (again) {
-        listenAgain(again, port);
-      }
-    }, RELISTEN_MS);
-  };
-  return serve(settings.PORT);
-};
-
-/** @throws {Error} that names the address, which the errors of the runtimes do not */
-const listen: Serve = (app, connections, settings) => {
-  try {
-    return (typeof Bun === "undefined" ? serveOnDeno : serveOnBun)(app, connections, settings);
-  } catch (error) {
-    throw new Error(`Cannot listen on ${settings.HOST}:${settings.PORT}: ${messageOf(error)}`, { cause: error });
-  }
-};
-
-// ── 7. Service ───────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 4. Service ───────────────────────────────────────────────────────────────────────────────────────────────────────
 // How the parts are put together. `main` and the tests use the same function.
 
 const GENERATED_PASSWORD_LENGTH = 16; // 96 bits
@@ -1768,6 +1437,18 @@ async function main(): Promise<void> {
   process.exit(0);
 }
 
+/** @returns the number of the port */
+const openPort = ({ app, connections, settings }: Service): number =>
+  listen<Connection>({
+    hostname: settings.HOST,
+    port: settings.PORT,
+    fetch: app.fetch,
+    events: connections,
+    maxFrameBytes: MAX_FRAME_BYTES,
+    maxBufferedBytes: MAX_BUFFERED_BYTES,
+    idleSeconds: 2 * settings.HEARTBEAT_SECONDS,
+  });
+
 /** Serves until a signal comes. */
 async function runService(): Promise<void> {
   const openFiles = openFilesLimit();
@@ -1775,7 +1456,7 @@ async function runService(): Promise<void> {
   warnOfUnusedData(settings);
   const engine = await openEngine(settings);
   const service = await createService({ settings, engine, assets: readAssets(), version: readVersion(), openFiles });
-  const port = listen(service.app, service.connections, settings); // first: a node that cannot listen must not take over
+  const port = openPort(service); // first: a node that cannot listen must not take over
   const stop = await startService(service);
   announce(service, port);
   await untilSignal("SIGINT", "SIGTERM", "SIGHUP");

@@ -4,14 +4,6 @@ import { MINUTE_MS } from "../engine/engine.ts";
 
 const DAY_MS = 86_400_000;
 
-export const isTimeZone = (name: string): boolean => {
-  try {
-    return Boolean(new Intl.DateTimeFormat("en", { timeZone: name }));
-  } catch {
-    return false; // deliberate: this is how the runtime says that it does not know the zone
-  }
-};
-
 /** Returns a function from a time (milliseconds since 1970) to a day: days since 1970-01-01 on the calendar of the zone. */
 export function createCalendar(timeZone: string): (wallMs: number) => number {
   const format = new Intl.DateTimeFormat("en", { timeZone, year: "numeric", month: "numeric", day: "numeric" });

@@ -1,7 +1,7 @@
 /** 20,000 visitors on 10,000 pages who are held over a restart: counted at once, and gone 15 s later if they are not back. */
 import { expect, test } from "bun:test";
 import { SqliteEngine } from "../../engine/sqlite.ts";
-import { Signer } from "../../server.ts";
+import { Signer } from "../../edge/tokens.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
 import { Service } from "../support/service.ts";

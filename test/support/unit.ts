@@ -1,16 +1,10 @@
 /** The service's parts without a port, a process or real time. */
 import { SqliteEngine } from "../../engine/sqlite.ts";
 import { ASSETS, type Assets } from "../../edge/pages.ts";
-import {
-  type Claims,
-  type Clock,
-  type Connection,
-  createService,
-  readSettings,
-  type Service,
-  type Socket,
-  type Viewer,
-} from "../../server.ts";
+import { type Socket } from "../../edge/runtimes.ts";
+import { readSettings } from "../../edge/settings.ts";
+import { type Claims } from "../../edge/tokens.ts";
+import { type Clock, type Connection, createService, type Service, type Viewer } from "../../server.ts";
 
 const TOKEN_TTL_MS = 30_000;
 export const PASSWORD = "correct horse";

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { Guard } from "../../edge/guard.ts";
 import { limitKey } from "../../edge/names.ts";
-import { readSettings } from "../../server.ts";
+import { readSettings } from "../../edge/settings.ts";
 
 const visitor = { isObserver: false, ofVisitor: 0, ofAll: 0 };
 const ipv6 = (group3: number, group4: number) => limitKey(`2001:db8:${group3.toString(16)}:${group4.toString(16)}::1`);

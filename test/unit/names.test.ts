@@ -1,7 +1,7 @@
 import { describe, expect, spyOn, test } from "bun:test";
 import { AllowedSites, clientAddress, limitKey, pageName, parseSite, refererUrl, webUrl } from "../../edge/names.ts";
 import { Guard } from "../../edge/guard.ts";
-import { readSettings } from "../../server.ts";
+import { readSettings } from "../../edge/settings.ts";
 
 describe("sites", () => {
   const sites = new AllowedSites(

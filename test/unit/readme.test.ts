@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { readSettings } from "../../server.ts";
+import { readSettings } from "../../edge/settings.ts";
 import { DOCUMENTS } from "../../edge/pages.ts";
 
 const root = join(import.meta.dir, "../..");

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { readSettings } from "../../server.ts";
+import { readSettings } from "../../edge/settings.ts";
 
 describe("settings", () => {
   test("settings: an empty environment gives the documented defaults", () => {

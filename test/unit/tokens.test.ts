@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { type Claims, hashVisitor, Signer } from "../../server.ts";
+import { type Claims, hashVisitor, Signer } from "../../edge/tokens.ts";
 
 describe("visitors and tokens", () => {
   const signer = new Signer("a secret of some length");

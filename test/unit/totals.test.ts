@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { MAX_UNLISTED_SITES, type TotalsStore } from "../../engine/engine.ts";
-import { createCalendar, dateOf, isTimeZone } from "../../stats/calendar.ts";
+import { isTimeZone } from "../../edge/settings.ts";
+import { createCalendar, dateOf } from "../../stats/calendar.ts";
 import { RecordedSites } from "../../stats/live.ts";
 import { Totals } from "../../stats/totals.ts";
 import { sqlite } from "../support/unit.ts";
