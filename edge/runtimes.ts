@@ -113,53 +113,56 @@ function onPong(socket: WebSocket, heard: () => void): () => void {
   };
 }
 
-function serveOnDeno(options: ServeOptions<object>): number {
-  const { hostname, fetch, events, idleSeconds } = options;
-  const upgrade = (request: Request, connection: object): Response | undefined => {
-    try {
-      const { headers } = request; // Deno checks neither the version nor the key
-      const hasKey = WEBSOCKET_KEY.test(headers.get("sec-websocket-key") ?? "");
-      if (headers.get("sec-websocket-version") !== "13" || !hasKey) return undefined;
-      const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout: idleSeconds }); // Deno pings at half of it
-      socket.binaryType = "arraybuffer";
-      socket.onopen = guarded(() => events.opened(connection, socket));
-      const messageCame = onPong(
-        socket,
-        guarded(() => events.heard(connection)),
-      );
-      socket.onmessage = guarded((event) => {
-        messageCame();
-        events.received(connection, event.data);
-      });
-      socket.onclose = guarded(() => events.closed(connection));
-      socket.onerror = guarded(() => events.closed(connection));
-      return response;
-    } catch {
-      return undefined; // deliberate: Deno throws for a broken handshake, and the client is told so
-    }
-  };
-  const serve = (port: number): number => {
-    const server = Deno.serve({ port, hostname, onListen: () => {} }, (request, info) =>
-      fetch(request, {
-        address: info.remoteAddr.hostname,
-        upgrade: (connection) => upgrade(request, connection),
-      }),
+function upgradeOnDeno(
+  request: Request,
+  connection: object,
+  { events, idleSeconds }: ServeOptions<object>,
+): Response | undefined {
+  try {
+    const { headers } = request; // Deno checks neither the version nor the key
+    const hasKey = WEBSOCKET_KEY.test(headers.get("sec-websocket-key") ?? "");
+    if (headers.get("sec-websocket-version") !== "13" || !hasKey) return undefined;
+    const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout: idleSeconds }); // Deno pings at half of it
+    socket.binaryType = "arraybuffer";
+    const messageCame = onPong(
+      socket,
+      guarded(() => events.heard(connection)),
     );
-    server.finished.catch((error: unknown) => listenAgain(error, server.addr.port));
-    return server.addr.port;
-  };
-  /** With no file left for a new socket, Deno stops listening. Open sockets live on meanwhile. */
-  const listenAgain = (error: unknown, port: number) => {
-    report(error);
-    setTimeout(() => {
-      try {
-        serve(port);
-      } catch (again) {
-        listenAgain(again, port);
-      }
-    }, RELISTEN_MS);
-  };
-  return serve(options.port);
+    socket.onopen = guarded(() => events.opened(connection, socket));
+    socket.onmessage = guarded(({ data }) => {
+      messageCame();
+      events.received(connection, data);
+    });
+    socket.onclose = guarded(() => events.closed(connection));
+    socket.onerror = guarded(() => events.closed(connection));
+    return response;
+  } catch {
+    return undefined; // deliberate: Deno throws for a broken handshake, and the client is told so
+  }
+}
+
+function serveOnDeno(options: ServeOptions<object>, port = options.port): number {
+  const { hostname, fetch } = options;
+  const server = Deno.serve({ port, hostname, onListen: () => {} }, (request, info) =>
+    fetch(request, {
+      address: info.remoteAddr.hostname,
+      upgrade: (connection) => upgradeOnDeno(request, connection, options),
+    }),
+  );
+  server.finished.catch((error: unknown) => listenAgainOnDeno(error, options, server.addr.port));
+  return server.addr.port;
+}
+
+/** With no file left for a new socket, Deno stops listening. Open sockets live on meanwhile. */
+function listenAgainOnDeno(error: unknown, options: ServeOptions<object>, port: number): void {
+  report(error);
+  setTimeout(() => {
+    try {
+      serveOnDeno(options, port);
+    } catch (again) {
+      listenAgainOnDeno(again, options, port);
+    }
+  }, RELISTEN_MS);
 }
 
 /**
