@@ -71,12 +71,21 @@ import {
   type SecretStore,
   type SiteTotals,
   SpentNonces,
+  type SpentToken,
   type StatsEntries,
   type TokenStore,
   type VisitorEntry,
 } from "./engine.ts";
-import { type Client, connect, Link, sendAt } from "./link.ts";
-import { BATCH_GAP_MS, durationsOf, type Options, secretKey, ttlOfSecret, withDefaults } from "./options.ts";
+import { type Client, connect, Link } from "./link.ts";
+import {
+  type Claimer,
+  claimKeyOf,
+  durationsOf,
+  type Options,
+  secretKey,
+  ttlOfSecret,
+  withDefaults,
+} from "./options.ts";
 import { RedisTotals } from "./redis-totals.ts";
 import { RedisTransfer } from "./redis-transfer.ts";
 import { CLAIM } from "./scripts.ts";
@@ -157,43 +166,35 @@ class Secrets implements SecretStore {
 }
 
 // ── Tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-// A nonce is claimed in Redis, so a token works once on all nodes. While Redis is away, it works once on each node.
-
-/** A batch of this size is sent without waiting for the gap after the last batch. */
-const FULL_CLAIM = 32;
+// A nonce is claimed in Redis, so a token works once on all nodes. While Redis is away, it works once on each node. Claims
+// go with the syncs of their site; those of a site that has no room here yet, or is not counted by Redis, go by themselves.
 
 class Tokens implements TokenStore {
   readonly #link: Link;
-  readonly #options: Required<Options>;
+  readonly #prefix: string;
+  readonly #cluster: RedisCluster;
+  readonly #claimer: Claimer;
   readonly #spentHere: SpentNonces;
-  /** Nonces that wait to be claimed. */
-  readonly #waiting = new Map<number, (isFree: boolean) => void>();
-  #nextClaimAt = 0;
 
-  constructor(link: Link, options: Required<Options>) {
+  constructor(link: Link, options: Required<Options>, cluster: RedisCluster, claimer: Claimer) {
     this.#link = link;
-    this.#options = options;
+    this.#prefix = options.prefix;
+    this.#cluster = cluster;
+    this.#claimer = claimer;
     this.#spentHere = new SpentNonces(options.tokenTtlMs);
   }
 
-  async spend({ nonce }: { readonly nonce: number }, now: number): Promise<boolean> {
+  async spend({ site, nonce }: SpentToken, now: number): Promise<boolean> {
     if (!this.#spentHere.spend(nonce, now)) return false;
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    this.#waiting.set(nonce, resolve);
-    if (this.#waiting.size === 1) sendAt(this.#nextClaimAt, () => void this.#claimWaiting());
-    if (this.#waiting.size === FULL_CLAIM) void this.#claimWaiting();
-    return promise;
+    return (await this.#cluster.claim(site, nonce)) ?? this.#claim(site, nonce);
   }
 
-  async #claimWaiting(): Promise<void> {
-    if (this.#waiting.size === 0) return; // a full batch has gone before its time
-    const claims = [...this.#waiting];
-    this.#waiting.clear();
-    this.#nextClaimAt = performance.now() + BATCH_GAP_MS;
-    const keys = claims.map(([nonce]) => `${this.#options.prefix}{spent}:${nonce.toString(36)}`);
-    const ttlMs = 2 * this.#options.tokenTtlMs; // a node that was cut off may go by a clock that is slow
-    const free = await this.#link.run(CLAIM, keys, [ttlMs]).catch(() => undefined);
-    for (const [index, [, resolve]] of claims.entries()) resolve(!Array.isArray(free) || free[index] === 1);
+  /** Claims one nonce. The cluster may have claimed it for this node already, without hearing an answer. */
+  async #claim(site: string, nonce: number): Promise<boolean> {
+    const { name, ttlMs } = this.#claimer;
+    const key = claimKeyOf(this.#prefix, site, nonce);
+    const claimed = await this.#link.run(CLAIM, [key], [name, ttlMs]).catch(() => undefined);
+    return !Array.isArray(claimed) || claimed[0] === 1;
   }
 }
 
@@ -221,9 +222,10 @@ export class RedisEngine implements Engine {
       back: () => this.#redisIsBack(),
     });
     this.#clock = new RedisClock(this.#link, options.prefix);
-    this.cluster = new RedisCluster(this.#link, options);
+    const claimer = { name: newNodeName(), ttlMs: 2 * options.tokenTtlMs }; // the clock of a node that was cut off may be slow
+    this.cluster = new RedisCluster(this.#link, options, claimer);
     this.#secrets = new Secrets(this.#link, options);
-    this.#tokens = new Tokens(this.#link, options);
+    this.#tokens = new Tokens(this.#link, options, this.cluster, claimer);
     const mark = `wrote:${newNodeName()}`;
     const wallClock = () => this.wallClock();
     const unlisted = new UnlistedSites(this.#link, options.prefix, wallClock);
@@ -261,7 +263,7 @@ export class RedisEngine implements Engine {
     return this.#secrets.secret(kind, name);
   }
 
-  spend(token: { readonly nonce: number; readonly expires: number }, now: number): Promise<boolean> {
+  spend(token: SpentToken, now: number): Promise<boolean> {
     return this.#tokens.spend(token, now);
   }
 

@@ -14,12 +14,32 @@ export interface Script {
 
 const script = (lua: string): Script => ({ lua, sha: createHash("sha1").update(lua).digest("hex") });
 
+// ── Shared by SYNC and CLAIM ────────────────────────────────────────────────────────────────────────────────────────
+
+const CLAIMS = `
+local function claim(key, claimer, ttl) -- 1 unless somebody else has claimed it; the same claim again changes nothing
+  local is_first = redis.call("SET", key, claimer, "NX", "PX", ttl)
+  return (is_first or redis.pcall("GET", key) == claimer) and 1 or 0
+end
+`;
+
 // ── Shared by SYNC and REAP ─────────────────────────────────────────────────────────────────────────────────────────
-// The clock, members who leave, and the message with the totals that changed. Marks are fields and members named "\n",
+// The clock, members who leave, and messages with the totals that changed. Marks are fields and members named "\n",
 // which no page, visitor or node is called: a key without its mark was evicted, and began anew without its content.
+//
+// Pages whose totals changed wait in `dirty` until a message tells all of them. Each change of totals is a new version, so
+// `dirty` is empty when the last message, "published", is of the newest version. A quiet site has credit for several
+// messages in a row; "next message" is when its messages so far would be over if each of them had taken the gap.
+
+/** A busy site sends a message so often. */
+export const MESSAGE_GAP_MS = 100;
+/** How many messages a quiet site may send in a row. */
+const MESSAGE_CREDIT = 4;
+/** So many pages do not wait for the gap, and more than that are not in one message. */
+const MESSAGE_PAGES = 1_000;
 
 const COMMON = `
-local nodes, meta, refs, totals, members = unpack(KEYS)
+local nodes, meta, refs, totals, dirty, members = unpack(KEYS, 1, 6)
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local changed = {} -- page -> its new total
@@ -41,38 +61,81 @@ local function is_complete(node)
   return redis.call("SCARD", members) == tonumber(redis.call("HGET", meta, node .. " size") or 0)
 end
 
-local function append_changed(list)
-  for page, total in pairs(changed) do
-    list[#list + 1] = page
-    list[#list + 1] = math.max(0, total)
-  end
-  return list
+local function versions() -- of the totals, and of the last message
+  local found = redis.call("HMGET", meta, "version", "published")
+  return tonumber(found[1] or 0), tonumber(found[2] or 0)
 end
 
-local function publish(channel, site, epoch) -- a later message has a higher version
-  if next(changed) == nil then return tonumber(redis.call("HGET", meta, "version") or 0) end
-  local version = redis.call("HINCRBY", meta, "version", 1)
-  redis.call("PUBLISH", channel, cjson.encode(append_changed({site, epoch, version})))
-  return version
+local function leave_gap(versions_lost) -- the next message shows all nodes that they must ask for all totals
+  local version = versions() + versions_lost
+  redis.call("HSET", meta, "version", version + 1, "published", version)
+end
+
+local function check_dirty() -- before any write: a dirty of a wrong type is an error
+  local is_empty = redis.call("SCARD", dirty) == 0
+  local version, published = versions()
+  return not is_empty or version == published
+end
+
+local function mark_dirty(key_ttl)
+  local pages = {}
+  for page in pairs(changed) do pages[#pages + 1] = page end
+  if #pages == 0 then return end
+  redis.call("HINCRBY", meta, "version", 1)
+  redis.call("SADD", dirty, unpack(pages))
+  redis.call("PEXPIRE", dirty, key_ttl)
+end
+
+local function tell(channel, site, epoch, version, previous)
+  local message = {site, epoch, version, previous}
+  local pages = redis.call("SPOP", dirty, ${MESSAGE_PAGES})
+  for i, total in ipairs(#pages > 0 and redis.call("HMGET", totals, unpack(pages)) or {}) do
+    message[#message + 1] = pages[i]
+    message[#message + 1] = math.max(0, tonumber(total or 0))
+  end
+  redis.call("PUBLISH", channel, cjson.encode(message))
+end
+
+local function publish(channel, site, epoch) -- tells what is dirty, or answers how many ms it must wait
+  local version, published = versions()
+  if version == published then return 0 end
+  local next_message = tonumber(redis.call("HGET", meta, "next message") or 0)
+  local wait = next_message - ${(MESSAGE_CREDIT - 1) * MESSAGE_GAP_MS} - now
+  local is_early = wait > 0 and wait <= ${MESSAGE_GAP_MS} -- a longer wait shows that the clock was put back
+  if is_early and redis.call("SCARD", dirty) < ${MESSAGE_PAGES} then return wait end
+  tell(channel, site, epoch, version, published)
+  while redis.call("SCARD", dirty) > 0 do
+    tell(channel, site, epoch, version + 1, version)
+    version = version + 1
+  end
+  local latest = now + ${(MESSAGE_CREDIT - 1) * MESSAGE_GAP_MS}
+  next_message = math.max(now, math.min(next_message, latest)) + ${MESSAGE_GAP_MS}
+  redis.call("HSET", meta, "version", version, "published", version, "next message", next_message)
+  return 0
 end
 `;
 
 // ── SYNC ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Brings the changes of a node to Redis and renews the lease of the node. Answers {epoch, age of the epoch in ms,
- * version, nodes whose lease has expired, {page, total, …}}. Answers {} when Redis does not know the node as the node
- * believes: the node must begin anew. The same batch sent again changes nothing.
+ * Claims nonces, brings the changes of a node to Redis, and renews the lease of the node. Answers {{1 for each nonce that
+ * is claimed by this call, else 0}, epoch, age of the epoch in ms, version, version of the last message, how many ms
+ * changes must wait that were not told to others, or 0, nodes whose lease has expired, {page, total, …}}. Only the nonces are answered
+ * when Redis does not know the node as the node believes: the node must begin anew. The same batch sent again changes
+ * nothing.
  *
- * ARGV: node, number of the batch, lease in ms, life of the keys in ms, channel, site, number of changes, the changes
- * ("+" or "-" and the member), and the pages whose totals are asked for.
+ * KEYS: those of the site and of the node's members, then one per nonce.
+ * ARGV: node, number of the batch, lease in ms, life of the keys in ms, channel, site, who claims, life of a claim in ms,
+ * number of changes, the changes ("+" or "-" and the member), and the pages whose totals are asked for.
  */
-export const SYNC = script(`${COMMON}
-local node, batch, lease, key_ttl, channel, site, changes = unpack(ARGV, 1, 7)
+export const SYNC = script(`${CLAIMS}${COMMON}
+local node, batch, lease, key_ttl, channel, site, claimer, claim_ttl, changes = unpack(ARGV, 1, 9)
+local claimed = {} -- first, because claims do not depend on what follows
+for i = 7, #KEYS do claimed[i - 6] = claim(KEYS[i], claimer, claim_ttl) end
 batch = tonumber(batch)
 local epoch = redis.call("HGET", meta, "epoch")
 if not epoch then
-  redis.call("UNLINK", nodes, refs, totals)
+  redis.call("UNLINK", nodes, refs, totals, dirty)
   epoch = string.format("%.0f", now)
   redis.call("HSET", meta, "epoch", epoch)
   redis.call("ZADD", nodes, "+inf", "\\n")
@@ -86,17 +149,18 @@ local is_next = last_batch == batch - 1 and (lease_end > 0) == (batch > 1)
 local has_marks = redis.call("ZSCORE", nodes, "\\n") and redis.call("HGET", refs, "\\n") == epoch
   and redis.call("HGET", totals, "\\n") == epoch
 if not has_marks or (is_repeated or is_next) and not is_complete(node) then -- Redis evicted a key
-  redis.call("UNLINK", nodes, meta, refs, totals)
-  return {}
+  redis.call("UNLINK", nodes, meta, refs, totals, dirty)
+  return {claimed}
 end
-if lease_end < 0 or not is_repeated and not is_next then
-  -- The node was reaped, or Redis lost writes and may give out versions twice. The gap makes all nodes ask for totals.
-  redis.call("HINCRBY", meta, "version", 1000000)
-  return {}
+local has_dirty = check_dirty()
+if lease_end < 0 or not is_repeated and not is_next then -- it was reaped, or Redis lost writes and may give out versions twice
+  leave_gap(1000000)
+  return {claimed}
 end
 
-local first = 7 -- the number of arguments before the changes
+local first = 9 -- the number of arguments before the changes
 redis.call("HSET", meta, node, batch) -- the first write, because only the first one fails when memory is short
+if not has_dirty then leave_gap(0) end -- Redis evicted what is dirty
 for i = first + 1, first + (is_repeated and 0 or changes) do
   local member = string.sub(ARGV[i], 2)
   if string.sub(ARGV[i], 1, 1) == "-" then
@@ -111,8 +175,14 @@ redis.call("ZADD", nodes, now + lease, node)
 for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
 redis.call("PEXPIRE", members, 2 * key_ttl) -- longer than refs and totals: whoever reaps the node needs the set
 
-local version = publish(channel, site, epoch)
-local answers = append_changed({})
+mark_dirty(key_ttl)
+local wait = publish(channel, site, epoch)
+local version, published = versions()
+local answers = {}
+for page, total in pairs(changed) do
+  answers[#answers + 1] = page
+  answers[#answers + 1] = math.max(0, total)
+end
 for i = first + changes + 1, #ARGV do
   if not changed[ARGV[i]] then
     answers[#answers + 1] = ARGV[i]
@@ -120,14 +190,14 @@ for i = first + changes + 1, #ARGV do
   end
 end
 local expired = redis.call("ZRANGEBYSCORE", nodes, "-inf", now, "LIMIT", 0, 100)
-return {epoch, now - epoch, version, expired, answers}
+return {claimed, epoch, now - epoch, version, published, wait, expired, answers}
 `);
 
 // ── REAP ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
  * Removes up to a batch of members of a node whose lease has expired, or of a former name of the caller. Answers how
- * many members are left.
+ * many members are left, and how many ms changes must wait that were not told to others, or 0.
  *
  * ARGV: node, "1" for a former name of the caller, size of the batch, life of the keys in ms, channel, site.
  */
@@ -135,14 +205,17 @@ export const REAP = script(`${COMMON}
 local node, is_own, batch, key_ttl, channel, site = unpack(ARGV)
 local epoch = redis.call("HGET", meta, "epoch")
 local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0)
-if not epoch or lease_end == 0 or (lease_end > now and is_own == "0") then return 0 end
+if not epoch or lease_end == 0 or (lease_end > now and is_own == "0") then return {0, 0} end
 if not is_complete(node) then -- Redis evicted the set, so nobody knows whom to remove
-  redis.call("UNLINK", nodes, meta, refs, totals)
-  return 0
+  redis.call("UNLINK", nodes, meta, refs, totals, dirty)
+  return {0, 0}
 end
+local has_dirty = check_dirty()
 redis.call("ZADD", nodes, -1, node) -- from now on the node must begin anew, even if this reaper dies
+if not has_dirty then leave_gap(0) end -- Redis evicted what is dirty
 for _, member in ipairs(redis.call("SPOP", members, batch)) do release(member) end
-publish(channel, site, epoch)
+mark_dirty(key_ttl)
+local wait = publish(channel, site, epoch)
 local left = redis.call("SCARD", members)
 if left == 0 then
   redis.call("ZREM", nodes, node)
@@ -151,7 +224,7 @@ else
   store_size(node)
   redis.call("PEXPIRE", members, 2 * key_ttl)
 end
-return left
+return {left, wait}
 `);
 
 // ── REPAIR ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,7 +232,7 @@ return left
 /** Deletes those keys of SYNC that have another type than SYNC gives them. Answers how many. The next sync makes them anew. */
 export const REPAIR = script(`
 local deleted = 0
-for i, expected in ipairs({"zset", "hash", "hash", "hash", "set"}) do
+for i, expected in ipairs({"zset", "hash", "hash", "hash", "set", "set"}) do
   local found = redis.call("TYPE", KEYS[i]).ok
   if found ~= expected and found ~= "none" then deleted = deleted + redis.call("UNLINK", KEYS[i]) end
 end
@@ -178,11 +251,14 @@ return {math.max(0, tonumber(redis.call("HGET", KEYS[1], ARGV[1]) or 0)), age}
 
 // ── CLAIM ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Claims nonces, one per key. Answers 1 for each nonce that nobody had claimed, else 0. ARGV: life of a claim in ms. */
-export const CLAIM = script(`
-local free = {}
-for i, key in ipairs(KEYS) do free[i] = redis.call("SET", key, "1", "NX", "PX", ARGV[1]) and 1 or 0 end
-return free
+/**
+ * Claims nonces, one per key. Answers 1 for each nonce that nobody else had claimed, else 0. ARGV: who claims, life of a
+ * claim in ms.
+ */
+export const CLAIM = script(`${CLAIMS}
+local claimed = {}
+for i, key in ipairs(KEYS) do claimed[i] = claim(key, ARGV[1], ARGV[2]) end
+return claimed
 `);
 
 // ── CLOCK ───────────────────────────────────────────────────────────────────────────────────────────────────────────

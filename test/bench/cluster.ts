@@ -74,7 +74,7 @@ const waits: number[] = [];
 async function join(node: Node): Promise<void> {
   nonces += 1;
   const from = performance.now();
-  await node.engine.spend({ expires: Date.now() + 30_000, nonce: nonces }, Date.now());
+  await node.engine.spend({ site: SITE, expires: Date.now() + 30_000, nonce: nonces }, Date.now());
   waits.push(performance.now() - from);
   enter(node);
 }

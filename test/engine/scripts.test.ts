@@ -22,15 +22,18 @@ suite("redis scripts", ["redis-server"], () => {
     const { client } = await server();
     sites += 1;
     const site = `site-${sites}.example`;
+    const channel = `channel of ${site}`;
     const key = (name: string) => keyOf(PREFIX, site, name);
-    const run = ({ lua }: Script, node: string, args: (string | number)[]) => {
-      const keys = ["nodes", "meta", "refs", "totals", `n:${node}`].map(key);
+    const run = ({ lua }: Script, node: string, args: (string | number)[], more: string[] = []) => {
+      const keys = ["nodes", "meta", "refs", "totals", "dirty", `n:${node}`].map(key).concat(more);
       return client.eval(lua, keys.length, ...keys, ...args);
     };
-    const sync = (node: string, batch: number, changes: string[], pages: string[] = []) =>
-      run(SYNC, node, [node, batch, LEASE_MS, KEY_TTL_MS, "channel", site, changes.length, ...changes, ...pages]);
+    const sync = (node: string, batch: number, changes: string[], pages: string[] = [], claims: string[] = []) => {
+      const head = [node, batch, LEASE_MS, KEY_TTL_MS, channel, site, `claimer ${node}`, 60_000, changes.length];
+      return run(SYNC, node, [...head, ...changes, ...pages], claims.map(key));
+    };
     const reap = (node: string, size = 1_000, isOwn = 0) =>
-      run(REAP, node, [node, isOwn, size, KEY_TTL_MS, "channel", site]);
+      run(REAP, node, [node, isOwn, size, KEY_TTL_MS, channel, site]);
     const total = async (page = "") => Number(await client.hget(key("totals"), page));
     const version = async () => Number(await client.hget(key("meta"), "version"));
     return { client, key, sync, reap, total, version };
@@ -52,7 +55,7 @@ suite("redis scripts", ["redis-server"], () => {
     await sync("one", 1, ["+ann"]);
     await sync("two", 1, ["+ann", "+ben"]);
     const before = await version();
-    expect(await sync("two", 1, ["+ann", "+ben"], [""])).toMatchObject({ 4: ["", 2] });
+    expect(await sync("two", 1, ["+ann", "+ben"], [""])).toMatchObject({ 7: ["", 2] });
     expect([await total(), await version()]).toEqual([2, before]);
   });
 
@@ -60,8 +63,8 @@ suite("redis scripts", ["redis-server"], () => {
     const { sync, total, version } = await setUp();
     await sync("one", 1, ["+ann"]);
     const before = await version();
-    expect(await sync("one", 3, ["+ben"])).toEqual([]);
-    expect(await sync("unknown", 2, ["+ben"])).toEqual([]);
+    expect(await sync("one", 3, ["+ben"])).toEqual([[]]);
+    expect(await sync("unknown", 2, ["+ben"])).toEqual([[]]);
     expect(await version()).toBeGreaterThan(before + 1_000_000);
     expect(await total()).toBe(1);
   });
@@ -70,13 +73,13 @@ suite("redis scripts", ["redis-server"], () => {
     const { client, key, sync, reap, total } = await setUp();
     await sync("lives", 1, ["+ann"]);
     await sync("dies", 1, ["+ann", "+ben", "+cid"]);
-    expect(await reap("dies")).toBe(0); // its lease has not expired
+    expect(await reap("dies")).toEqual([0, 0]); // its lease has not expired
     expect(await total()).toBe(3);
     await client.zadd(key("nodes"), "XX", "1", "dies");
-    expect(await sync("lives", 2, [])).toMatchObject({ 3: ["dies"] });
-    expect(await reap("dies", 1)).toBe(2);
-    expect(await sync("dies", 2, [])).toEqual([]);
-    expect(await reap("dies")).toBe(0);
+    expect(await sync("lives", 2, [])).toMatchObject({ 6: ["dies"] });
+    expect(await reap("dies", 1)).toMatchObject({ 0: 2 });
+    expect(await sync("dies", 2, [])).toEqual([[]]);
+    expect(await reap("dies")).toMatchObject({ 0: 0 });
     expect(await total()).toBe(1);
     expect(await client.exists(key("n:dies"))).toBe(0);
   });
@@ -85,7 +88,7 @@ suite("redis scripts", ["redis-server"], () => {
     const { sync, reap, total } = await setUp();
     await sync("former", 1, ["+ann"]);
     await sync("new", 1, ["+ben"]);
-    expect(await reap("former", 1_000, 1)).toBe(0);
+    expect(await reap("former", 1_000, 1)).toMatchObject({ 0: 0 });
     expect(await total()).toBe(1);
   });
 
@@ -95,9 +98,9 @@ suite("redis scripts", ["redis-server"], () => {
       await sync("one", 1, ["+ann"]);
       await sync("two", 1, ["+ben"]);
       await client.del(key(name));
-      expect(await sync("one", 2, [])).toEqual([]);
+      expect(await sync("one", 2, [])).toEqual([[]]);
       expect(await client.exists(...["nodes", "meta", "refs", "totals"].map(key))).toBe(0);
-      expect(await sync("two", 2, [])).toEqual([]);
+      expect(await sync("two", 2, [])).toEqual([[]]);
     }
   });
 

@@ -20,16 +20,19 @@ interface Call {
   readonly pages: string[];
 }
 
-/** An answer of SYNC. */
+/** An answer of SYNC. Without `published` a message has told all versions. */
 const answer = (
   totals: (string | number)[],
-  { version = 1, ageMs = OLD, epoch = "1", expired = [] as string[] } = {},
-) => [epoch, ageMs, version, expired, totals];
+  { version = 1, published = -1, waitMs = 0, ageMs = OLD, epoch = "1", expired = [] as string[] } = {},
+) => [[], epoch, ageMs, version, published < 0 ? version : published, waitMs, expired, totals];
+
+/** The answer of SYNC to a node that must begin anew. */
+const UNKNOWN = [[]];
 
 function readCall({ lua }: Script, args: readonly (string | number)[]): Call {
-  const [node, batch, , , , , count] = args;
+  const [node, batch, , , , , , , count] = args;
   const script = lua === SYNC.lua ? "SYNC" : "REAP";
-  const list = script === "SYNC" ? args.slice(7).map(String) : [];
+  const list = script === "SYNC" ? args.slice(9).map(String) : [];
   const changes = list.slice(0, Number(count));
   return { script, node: String(node), batch: Number(batch), changes, pages: list.slice(changes.length) };
 }
@@ -46,14 +49,21 @@ function setUp() {
     run: async (script: Script, _keys: readonly string[], args: readonly (string | number)[]) => {
       const call = readCall(script, args);
       calls.push(call);
-      const next = call.script === "SYNC" ? (answers.shift() ?? answer([])) : 0;
+      const next = call.script === "SYNC" ? (answers.shift() ?? answer([])) : [0, 0];
       if (next instanceof Error) throw next;
       return next;
     },
   };
   const site = new SharedSite(
     SITE,
-    { link, durations: durationsOf(LEASE_MS), log: quiet, prefix: "", channel: "" },
+    {
+      link,
+      durations: durationsOf(LEASE_MS),
+      log: quiet,
+      prefix: "",
+      claimer: { name: "me", ttlMs: 1_000 },
+      channel: "",
+    },
     {
       total: (room, total) => void totals.set(room.page ?? "", total),
       staleChanged: quiet,
@@ -171,7 +181,7 @@ describe("shared site", () => {
     const { site, calls, answers, open } = setUp();
     open(undefined, "ann", "ben");
     await site.sync();
-    answers.push([]);
+    answers.push(UNKNOWN);
     await site.sync();
     await sleep(1);
     const first = calls[0]!.node;
@@ -184,7 +194,7 @@ describe("shared site", () => {
   test("site: a node that Redis never knows does not ask without a pause", async () => {
     const { site, calls, answers, open } = setUp();
     open(undefined, "ann");
-    answers.push(...Array.from({ length: 100 }, () => []));
+    answers.push(...Array.from({ length: 100 }, () => UNKNOWN));
     await site.sync();
     expect(calls.length).toBeLessThan(10);
     expect(site.isStale).toBe(true);
@@ -216,7 +226,7 @@ describe("shared site", () => {
     answers.push(answer(["", 5], { version: 7 }));
     await site.sync();
     const receive = (version: number, total: number, epoch = 1) =>
-      site.received({ site: SITE, epoch, version, totals: new Map([["", total]]) });
+      site.received({ site: SITE, epoch, version, previous: version - 1, totals: new Map([["", total]]) });
     receive(8, 6);
     receive(7, 4);
     receive(9, 3, 0);
@@ -230,7 +240,7 @@ describe("shared site", () => {
     open("/");
     answers.push(answer([], { version: 7 }));
     await site.sync();
-    site.received({ site: SITE, epoch: 1, version: 9, totals: new Map() });
+    site.received({ site: SITE, epoch: 1, version: 9, previous: 8, totals: new Map() });
     await site.sync();
     expect(calls[1]!.pages).toEqual(["", "/"]);
   });
