@@ -6,17 +6,19 @@
  */
 
 /** How long a page may wait whose token must be claimed, or whose number is not known yet. */
-const URGENT_GAP_MS = 60;
+const URGENT_GAP_MS = 70;
 /** How long changes may wait that only others must hear of. */
 const CHANGE_GAP_MS = 120;
 /** A newcomer to a quiet site needs two syncs: one claims the token, the other tells who came. */
-const MAX_CREDIT = 4;
+const MAX_CREDIT = 3;
 /** The credit grows by one in this time. */
-const CREDIT_MS = 250;
+const CREDIT_MS = 500;
 /** So many tokens are claimed at once. */
 const MANY_CLAIMS = 32;
+/** What one sync left unpublished, the next sync of any node publishes. Only when none comes, some node looks after it. */
+const CHECK_MS = 40;
 /** Nodes that wait for the same message look after it at different times. The first one to do so publishes it. */
-const SPREAD_MS = 50;
+const SPREAD_MS = 60;
 
 /** What waits for a sync, in numbers. */
 export interface Waiting {
@@ -50,7 +52,7 @@ export class SyncSchedule {
 
   /** Redis has changed totals up to a version, and can publish them in so many milliseconds, with a sync of any node. */
   leftUnpublished(version: number, waitMs: number, now: number): void {
-    this.#unpublished = { version, at: now + waitMs + this.#random() * SPREAD_MS };
+    this.#unpublished = { version, at: now + waitMs + CHECK_MS + this.#random() * SPREAD_MS };
   }
 
   /** A message came that tells all totals up to a version. */

@@ -32,86 +32,94 @@ end
 // messages in a row; "next message" is when its messages so far would be over if each of them had taken the gap.
 
 /** A busy site sends a message so often. */
-export const MESSAGE_GAP_MS = 100;
-/** How many messages a quiet site may send in a row. */
-const MESSAGE_CREDIT = 4;
+export const MESSAGE_GAP_MS = 60;
+/** A quiet site may send so much earlier: four messages in a row. */
+const MESSAGE_CREDIT_MS = 3 * MESSAGE_GAP_MS;
 /** So many pages do not wait for the gap, and more than that are not in one message. */
 const MESSAGE_PAGES = 1_000;
 
 const COMMON = `
 local nodes, meta, refs, totals, dirty, members = unpack(KEYS, 1, 6)
+local node = ARGV[1]
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local found = redis.call("HMGET", meta, "epoch", "version", "published", "next message", "extended", node, node .. " size")
+local epoch = found[1]
+local version, published, next_message = tonumber(found[2] or 0), tonumber(found[3] or 0), tonumber(found[4] or 0)
+local extended, last_batch, size = tonumber(found[5] or 0), tonumber(found[6] or 0), tonumber(found[7] or 0)
+local is_complete = redis.call("SCARD", members) == size
+local is_dirty = redis.call("SCARD", dirty) > 0
+local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0) -- 0: no such node, below 0: it is being reaped
+local changes = {} -- page -> by how much its total changes
 local changed = {} -- page -> its new total
 
-local function page_of(member) return string.match(member, " (.*)") or "" end
+local function change(member, by)
+  local page = string.match(member, " (.*)") or ""
+  changes[page] = (changes[page] or 0) + by
+end
 
+local function hold(member) -- one node more has the member
+  if redis.call("HINCRBY", refs, member, 1) == 1 then change(member, 1) end
+end
+
+local gone = {} -- members that no node has any more
 local function release(member) -- one node fewer has the member
   local holders = redis.call("HINCRBY", refs, member, -1)
-  if holders > 0 then return end
-  redis.call("HDEL", refs, member)
-  if holders < 0 then return end
-  local page = page_of(member)
-  changed[page] = redis.call("HINCRBY", totals, page, -1)
-  if changed[page] <= 0 then redis.call("HDEL", totals, page) end
-end
-
-local function store_size(node) redis.call("HSET", meta, node .. " size", redis.call("SCARD", members)) end
-local function is_complete(node)
-  return redis.call("SCARD", members) == tonumber(redis.call("HGET", meta, node .. " size") or 0)
-end
-
-local function versions() -- of the totals, and of the last message
-  local found = redis.call("HMGET", meta, "version", "published")
-  return tonumber(found[1] or 0), tonumber(found[2] or 0)
+  if holders <= 0 then gone[#gone + 1] = member end
+  if holders == 0 then change(member, -1) end
 end
 
 local function leave_gap(versions_lost) -- the next message shows all nodes that they must ask for all totals
-  local version = versions() + versions_lost
-  redis.call("HSET", meta, "version", version + 1, "published", version)
+  published = version + versions_lost
+  version = published + 1
 end
 
-local function check_dirty() -- before any write: a dirty of a wrong type is an error
-  local is_empty = redis.call("SCARD", dirty) == 0
-  local version, published = versions()
-  return not is_empty or version == published
-end
-
-local function mark_dirty(key_ttl)
+local function change_totals(key_ttl)
+  if version > published and not is_dirty then leave_gap(0) end -- Redis evicted what was dirty
+  if #gone > 0 then redis.call("HDEL", refs, unpack(gone)) end
   local pages = {}
-  for page in pairs(changed) do pages[#pages + 1] = page end
+  for page, by in pairs(changes) do
+    if by ~= 0 then
+      local total = redis.call("HINCRBY", totals, page, by)
+      if total <= 0 then redis.call("HDEL", totals, page) end
+      changed[page] = math.max(0, total)
+      pages[#pages + 1] = page
+    end
+  end
   if #pages == 0 then return end
-  redis.call("HINCRBY", meta, "version", 1)
+  version = version + 1
   redis.call("SADD", dirty, unpack(pages))
-  redis.call("PEXPIRE", dirty, key_ttl)
+  if not is_dirty then redis.call("PEXPIRE", dirty, key_ttl) end
 end
 
-local function tell(channel, site, epoch, version, previous)
-  local message = {site, epoch, version, previous}
+local function tell(channel, site)
+  local message = {site, epoch, version, published}
   local pages = redis.call("SPOP", dirty, ${MESSAGE_PAGES})
   for i, total in ipairs(#pages > 0 and redis.call("HMGET", totals, unpack(pages)) or {}) do
     message[#message + 1] = pages[i]
     message[#message + 1] = math.max(0, tonumber(total or 0))
   end
   redis.call("PUBLISH", channel, cjson.encode(message))
+  published = version
 end
 
-local function publish(channel, site, epoch) -- tells what is dirty, or answers how many ms it must wait
-  local version, published = versions()
+local function publish(channel, site) -- tells what is dirty, or answers how many ms it must wait
   if version == published then return 0 end
-  local next_message = tonumber(redis.call("HGET", meta, "next message") or 0)
-  local wait = next_message - ${(MESSAGE_CREDIT - 1) * MESSAGE_GAP_MS} - now
+  local wait = next_message - ${MESSAGE_CREDIT_MS} - now
   local is_early = wait > 0 and wait <= ${MESSAGE_GAP_MS} -- a longer wait shows that the clock was put back
   if is_early and redis.call("SCARD", dirty) < ${MESSAGE_PAGES} then return wait end
-  tell(channel, site, epoch, version, published)
+  tell(channel, site)
   while redis.call("SCARD", dirty) > 0 do
-    tell(channel, site, epoch, version + 1, version)
     version = version + 1
+    tell(channel, site)
   end
-  local latest = now + ${(MESSAGE_CREDIT - 1) * MESSAGE_GAP_MS}
-  next_message = math.max(now, math.min(next_message, latest)) + ${MESSAGE_GAP_MS}
-  redis.call("HSET", meta, "version", version, "published", version, "next message", next_message)
+  next_message = math.max(now, math.min(next_message, now + ${MESSAGE_CREDIT_MS})) + ${MESSAGE_GAP_MS}
   return 0
+end
+
+local function store(batch, size)
+  redis.call("HSET", meta, "version", version, "published", published, "next message", next_message,
+    "extended", extended, node, batch, node .. " size", size)
 end
 `;
 
@@ -129,61 +137,60 @@ end
  * number of changes, the changes ("+" or "-" and the member), and the pages whose totals are asked for.
  */
 export const SYNC = script(`${CLAIMS}${COMMON}
-local node, batch, lease, key_ttl, channel, site, claimer, claim_ttl, changes = unpack(ARGV, 1, 9)
+local _, batch, lease, key_ttl, channel, site, claimer, claim_ttl, changes_count = unpack(ARGV, 1, 9)
 local claimed = {} -- first, because claims do not depend on what follows
 for i = 7, #KEYS do claimed[i - 6] = claim(KEYS[i], claimer, claim_ttl) end
 batch = tonumber(batch)
-local epoch = redis.call("HGET", meta, "epoch")
 if not epoch then
   redis.call("UNLINK", nodes, refs, totals, dirty)
   epoch = string.format("%.0f", now)
   redis.call("HSET", meta, "epoch", epoch)
   redis.call("ZADD", nodes, "+inf", "\\n")
   for _, key in ipairs({refs, totals}) do redis.call("HSET", key, "\\n", epoch) end
-  for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
+  lease_end, is_dirty = 0, false
 end
-local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0) -- 0: no such node, below 0: it is being reaped
-local last_batch = tonumber(redis.call("HGET", meta, node) or 0)
+local function forget() -- all that Redis knows about the site does not fit together
+  redis.call("UNLINK", nodes, meta, refs, totals, dirty)
+  return {claimed}
+end
 local is_repeated = last_batch == batch and lease_end > 0
 local is_next = last_batch == batch - 1 and (lease_end > 0) == (batch > 1)
 local has_marks = redis.call("ZSCORE", nodes, "\\n") and redis.call("HGET", refs, "\\n") == epoch
   and redis.call("HGET", totals, "\\n") == epoch
-if not has_marks or (is_repeated or is_next) and not is_complete(node) then -- Redis evicted a key
-  redis.call("UNLINK", nodes, meta, refs, totals, dirty)
-  return {claimed}
-end
-local has_dirty = check_dirty()
-if lease_end < 0 or not is_repeated and not is_next then -- it was reaped, or Redis lost writes and may give out versions twice
-  leave_gap(1000000)
+if not has_marks or (is_repeated or is_next) and not is_complete then return forget() end -- Redis evicted a key
+if lease_end < 0 or not is_repeated and not is_next then
+  leave_gap(1000000) -- the node was reaped, or Redis lost writes and may give out versions twice
+  redis.call("HSET", meta, "version", version, "published", published)
   return {claimed}
 end
 
+redis.call("ZADD", nodes, now + lease, node) -- the first write, because only the first one fails when memory is short
 local first = 9 -- the number of arguments before the changes
-redis.call("HSET", meta, node, batch) -- the first write, because only the first one fails when memory is short
-if not has_dirty then leave_gap(0) end -- Redis evicted what is dirty
-for i = first + 1, first + (is_repeated and 0 or changes) do
-  local member = string.sub(ARGV[i], 2)
-  if string.sub(ARGV[i], 1, 1) == "-" then
-    if redis.call("SREM", members, member) == 1 then release(member) end
-  elseif redis.call("SADD", members, member) == 1 and redis.call("HINCRBY", refs, member, 1) == 1 then
-    local page = page_of(member)
-    changed[page] = redis.call("HINCRBY", totals, page, 1)
-  end
+local came, left = {}, {}
+for i = first + 1, first + (is_repeated and 0 or changes_count) do
+  local list = string.sub(ARGV[i], 1, 1) == "-" and left or came
+  list[#list + 1] = string.sub(ARGV[i], 2)
 end
-store_size(node)
-redis.call("ZADD", nodes, now + lease, node)
-for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
+local are_new = #came == 0 or redis.call("SADD", members, unpack(came)) == #came
+local were_here = #left == 0 or redis.call("SREM", members, unpack(left)) == #left
+if not are_new or not were_here then return forget() end
+for _, member in ipairs(came) do hold(member) end
+for _, member in ipairs(left) do release(member) end
+change_totals(key_ttl)
+local wait = publish(channel, site)
+if now < extended or now > extended + key_ttl / 20 then -- the keys outlive the longest lease nevertheless
+  for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
+  extended = now
+end
 redis.call("PEXPIRE", members, 2 * key_ttl) -- longer than refs and totals: whoever reaps the node needs the set
+store(batch, size + #came - #left)
 
-mark_dirty(key_ttl)
-local wait = publish(channel, site, epoch)
-local version, published = versions()
 local answers = {}
 for page, total in pairs(changed) do
   answers[#answers + 1] = page
-  answers[#answers + 1] = math.max(0, total)
+  answers[#answers + 1] = total
 end
-for i = first + changes + 1, #ARGV do
+for i = first + changes_count + 1, #ARGV do
   if not changed[ARGV[i]] then
     answers[#answers + 1] = ARGV[i]
     answers[#answers + 1] = tonumber(redis.call("HGET", totals, ARGV[i]) or 0)
@@ -202,26 +209,22 @@ return {claimed, epoch, now - epoch, version, published, wait, expired, answers}
  * ARGV: node, "1" for a former name of the caller, size of the batch, life of the keys in ms, channel, site.
  */
 export const REAP = script(`${COMMON}
-local node, is_own, batch, key_ttl, channel, site = unpack(ARGV)
-local epoch = redis.call("HGET", meta, "epoch")
-local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0)
+local _, is_own, batch, key_ttl, channel, site = unpack(ARGV)
 if not epoch or lease_end == 0 or (lease_end > now and is_own == "0") then return {0, 0} end
-if not is_complete(node) then -- Redis evicted the set, so nobody knows whom to remove
+if not is_complete then -- Redis evicted the set, so nobody knows whom to remove
   redis.call("UNLINK", nodes, meta, refs, totals, dirty)
   return {0, 0}
 end
-local has_dirty = check_dirty()
 redis.call("ZADD", nodes, -1, node) -- from now on the node must begin anew, even if this reaper dies
-if not has_dirty then leave_gap(0) end -- Redis evicted what is dirty
 for _, member in ipairs(redis.call("SPOP", members, batch)) do release(member) end
-mark_dirty(key_ttl)
-local wait = publish(channel, site, epoch)
+change_totals(key_ttl)
+local wait = publish(channel, site)
 local left = redis.call("SCARD", members)
+store(last_batch, left)
 if left == 0 then
   redis.call("ZREM", nodes, node)
   redis.call("HDEL", meta, node, node .. " size")
 else
-  store_size(node)
   redis.call("PEXPIRE", members, 2 * key_ttl)
 end
 return {left, wait}
