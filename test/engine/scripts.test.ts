@@ -1,16 +1,9 @@
 /** The scripts on a real Redis, called as a node calls them. */
 import { afterAll, expect, test } from "bun:test";
-import { keyOf } from "../../engine/options.ts";
-import { REAP, type Script, SYNC } from "../../engine/scripts.ts";
 import { suite } from "../support/needs.ts";
 import { endRedis, RedisServer } from "../support/redis.ts";
 import { once } from "../support/waiting.ts";
-
-const LEASE_MS = 10_000;
-const KEY_TTL_MS = 20_000;
-const PREFIX = "headcount:";
-
-let sites = 0;
+import { LEASE_MS, ScriptCalls } from "./script-calls.ts";
 
 afterAll(endRedis);
 
@@ -18,26 +11,7 @@ suite("redis scripts", ["redis-server"], () => {
   const server = once(() => RedisServer.start());
 
   /** A site of its own, and the calls of its nodes. */
-  async function setUp() {
-    const { client } = await server();
-    sites += 1;
-    const site = `site-${sites}.example`;
-    const channel = `channel of ${site}`;
-    const key = (name: string) => keyOf(PREFIX, site, name);
-    const run = ({ lua }: Script, node: string, args: (string | number)[], more: string[] = []) => {
-      const keys = ["nodes", "meta", "refs", "totals", "dirty", `n:${node}`].map(key).concat(more);
-      return client.eval(lua, keys.length, ...keys, ...args);
-    };
-    const sync = (node: string, batch: number, changes: string[], pages: string[] = [], claims: string[] = []) => {
-      const head = [node, batch, LEASE_MS, KEY_TTL_MS, channel, site, `claimer ${node}`, 60_000, changes.length];
-      return run(SYNC, node, [...head, ...changes, ...pages], claims.map(key));
-    };
-    const reap = (node: string, size = 1_000, isOwn = 0) =>
-      run(REAP, node, [node, isOwn, size, KEY_TTL_MS, channel, site]);
-    const total = async (page = "") => Number(await client.hget(key("totals"), page));
-    const version = async () => Number(await client.hget(key("meta"), "version"));
-    return { client, key, sync, reap, total, version };
-  }
+  const setUp = async () => new ScriptCalls((await server()).client);
 
   test("scripts: a visitor on two nodes counts once, and leaves with the second one", async () => {
     const { sync, total } = await setUp();
@@ -99,15 +73,30 @@ suite("redis scripts", ["redis-server"], () => {
       await sync("two", 1, ["+ben"]);
       await client.del(key(name));
       expect(await sync("one", 2, [])).toEqual([[]]);
-      expect(await client.exists(...["nodes", "meta", "refs", "totals"].map(key))).toBe(0);
+      expect(await client.exists(...["nodes", "meta", "refs", "totals", "dirty"].map(key))).toBe(0);
       expect(await sync("two", 2, [])).toEqual([[]]);
     }
   });
 
-  test("scripts: all keys of a site have an expiry", async () => {
-    const { client, key, sync } = await setUp();
+  test("scripts: members that the node has, or has not, as Redis knows, make all nodes begin anew", async () => {
+    for (const changes of [["+ann"], ["-ben"], ["+cid", "-ben"]]) {
+      const { client, key, sync } = await setUp();
+      await sync("one", 1, ["+ann"]);
+      expect(await sync("one", 2, changes)).toEqual([[]]);
+      expect(await client.exists(key("meta"))).toBe(0);
+    }
+  });
+
+  test("scripts: all keys of a site have an expiry, which every node extends", async () => {
+    const calls = await setUp();
+    const { client, key, sync } = calls;
     await sync("one", 1, ["+ann", "+ann /"]);
-    for (const name of ["nodes", "meta", "refs", "totals", "n:one"])
+    await calls.syncUntilWaiting("two", 1, (index) => `+visitor${index}`);
+    for (const name of ["nodes", "meta", "refs", "totals", "dirty", "n:one", "n:two"])
       expect(await client.pttl(key(name))).toBeGreaterThan(LEASE_MS);
+    await client.pexpire(key("refs"), 5_000);
+    await client.hset(key("meta"), "extended", Date.now() - 60_000);
+    await sync("one", 2, []);
+    expect(await client.pttl(key("refs"))).toBeGreaterThan(LEASE_MS);
   });
 });
