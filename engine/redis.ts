@@ -5,18 +5,24 @@
  * visitor. For each site, Redis holds which nodes count there and which members each node has:
  *
  *     headcount:{example.com}:nodes      sorted set   node → when its lease ends, in milliseconds of Redis' own clock
- *     headcount:{example.com}:meta       hash         epoch, version, and node → number of its last batch, size of its set
+ *     headcount:{example.com}:meta       hash         epoch, versions, and node → number of its last batch, size of its set
  *     headcount:{example.com}:n:<node>   set          members of the node: "visitor" on the site, "visitor /page" on a page
  *     headcount:{example.com}:refs       hash         member → how many nodes have it
  *     headcount:{example.com}:totals     hash         page ("" is the site) → how many members it has: the number shown
+ *     headcount:{example.com}:dirty      set          pages whose totals changed since the last message
+ *     headcount:{example.com}:spent:…    string       a token that was used, and the node that let it in
  *
- * A site has a handful of keys, however many pages and visitors it has. They share one hash tag, so Redis Cluster keeps
- * them together. Only scripts (`scripts.ts`) change them, so they always agree. Each key has an expiry that living nodes
+ * Apart from the tokens of the last minute, a site has a handful of keys, however many pages and visitors it has. They
+ * share one hash tag, so Redis Cluster keeps them together. Only scripts (`scripts.ts`) change them, so they always agree. Each key has an expiry that living nodes
  * extend, so the keys disappear after the last node. The secret that signs visitor ids, the statistics and the totals stay.
  *
- * One script does nearly all the work. `SYNC` tells Redis who came and left on this node since the last sync, renews the
- * lease of the node, and answers with the totals that changed or were asked for. A site syncs when something changes, at
- * most every 20 ms, and every 3 s when nothing changes. Totals that changed go to the other nodes by Pub/Sub.
+ * One script does nearly all the work. `SYNC` claims the tokens of pages that want to come in, tells Redis who came and left
+ * on this node since the last sync, renews the lease of the node, and answers with the totals that changed or were asked
+ * for. A quiet site syncs at once, a busy one gathers changes (`schedule.ts`). Without changes it syncs every 3 s.
+ *
+ * Redis tells the nodes by Pub/Sub which totals changed. It gathers the changes of all nodes: a message tells everything
+ * that changed since the message before, at once on a quiet site and every 60 ms on a busy one. The script that makes a
+ * change publishes it, or leaves it to the next sync of any node. The node of the last change looks after that.
  *
  * What happens after each failure:
  *
@@ -24,14 +30,16 @@
  *                          node can continue
  *   a node freezes         others remove its members. Its next sync says so, and it begins anew from memory, under a new name
  *   an answer is lost      the same batch is sent again. Batches are numbered and count once
- *   a message is lost      messages are numbered. The node notices a gap, or a sync answers a later number, and the node asks
- *                          for all totals
+ *   a message is lost      a message names the version of the message before. The node notices a gap, or a sync answers that
+ *                          there was a later message, and the node asks for all totals
+ *   changes are left       (their node died before it looked after them) the next sync of any node publishes them
  *   Redis does not answer  commands fail within 0.9 s, later ones at once. Totals are the last known ones plus local changes
  *                          (the site is "estimating"), pages learn that numbers are stale, tokens are single use per node
  *   Redis lost all data    the site gets a new epoch. Every node begins anew from memory, and estimates until the epoch is
  *                          4 s old: before that some nodes may not have told their visitors, and totals would dip
  *   Redis lost some data   (a replica took over) the batch number is not the expected one. The node begins anew
- *   Redis evicted a key    keys carry marks and sizes. Keys that do not fit together are deleted, as if all data were lost
+ *   Redis evicted a key    keys carry marks and sizes. Keys that do not fit together are deleted, as if all data were lost.
+ *                          Without `dirty` the next message shows a gap
  *   somebody else writes   keys of a wrong type are deleted, and Redis then "lost some data". A message is believed until the
  *                          next answer of Redis, and not when its numbers are impossible
  *
@@ -42,7 +50,9 @@
  *   link.ts         the connection to Redis, and whether Redis answers
  *   clock.ts        the time that all nodes agree on
  *   site.ts         one site: its syncs, its state, its totals
- *   cluster.ts      all sites of this node, and messages from other nodes
+ *   schedule.ts     when a site syncs
+ *   messages.ts     messages from other nodes, and whether some were lost
+ *   cluster.ts      all sites of this node, and the subscription to messages
  *   agreement.ts    notices nodes with other settings
  *   statistics.ts   reading times and peaks, and the way of everything that the journal records
  *   redis-totals.ts views and visitors

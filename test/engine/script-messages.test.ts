@@ -19,7 +19,8 @@ suite("redis script messages", ["redis-server"], () => {
     const messages = await calls.listen();
     /** The next message that was not looked at. */
     const nextMessage = () => until("a message", () => messages.shift());
-    return { ...calls, calls, messages, nextMessage };
+    const { client, site, key, sync, reap, version } = calls;
+    return { calls, client, site, key, sync, reap, version, messages, nextMessage };
   }
 
   test("messages: a change of a quiet site is told at once, with its version and that of the message before", async () => {

@@ -310,7 +310,7 @@ describe("shared site", () => {
     expect(await claim).toBeUndefined();
     expect(await site.claim(11)).toBeUndefined(); // the site is not live
     await site.sync();
-    expect(calls.slice(1, 3)).toMatchObject(Array(2).fill({ batch: 2, claims: [`{${SITE}}:spent:a`] }));
+    expect(calls.slice(1, 3)).toMatchObject([2, 2].map((batch) => ({ batch, claims: [`{${SITE}}:spent:a`] })));
     expect(calls.slice(3).every(({ claims }) => claims.length === 0)).toBe(true);
   });
 
