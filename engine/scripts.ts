@@ -147,6 +147,7 @@ if not epoch then
   redis.call("HSET", meta, "epoch", epoch)
   redis.call("ZADD", nodes, "+inf", "\\n")
   for _, key in ipairs({refs, totals}) do redis.call("HSET", key, "\\n", epoch) end
+  for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
   lease_end, is_dirty = 0, false
 end
 local function forget() -- all that Redis knows about the site does not fit together

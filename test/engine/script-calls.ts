@@ -1,7 +1,7 @@
 /** The scripts of a site on a real Redis, called as nodes call them. */
 import type { Redis } from "ioredis";
 import { keyOf } from "../../engine/options.ts";
-import { REAP, REPAIR, type Script, SYNC } from "../../engine/scripts.ts";
+import { MESSAGE_GAP_MS, REAP, REPAIR, type Script, SYNC } from "../../engine/scripts.ts";
 import { until } from "../support/waiting.ts";
 
 export const LEASE_MS = 10_000;
@@ -61,7 +61,7 @@ export class ScriptCalls {
   async beBusy(): Promise<void> {
     const [seconds = 0, microseconds = 0] = (await this.client.time()).map(Number);
     const nowMs = seconds * 1_000 + Math.floor(microseconds / 1_000);
-    await this.client.hset(this.key("meta"), "next message", nowMs + 240); // three gaps of credit, and one
+    await this.client.hset(this.key("meta"), "next message", nowMs + 4 * MESSAGE_GAP_MS); // three gaps of credit, and one
   }
 
   /** Syncs changes, one after the other, until one must wait to be published. Returns its answer, and how many were sent. */

@@ -87,6 +87,13 @@ suite("redis scripts", ["redis-server"], () => {
     }
   });
 
+  test("scripts: the keys that a node makes anew have an expiry, even if the node must begin anew and dies", async () => {
+    const { client, key, sync } = await setUp();
+    expect(await sync("one", 7, [])).toEqual([[]]);
+    for (const name of ["nodes", "meta", "refs", "totals"])
+      expect(await client.pttl(key(name))).toBeGreaterThan(LEASE_MS);
+  });
+
   test("scripts: all keys of a site have an expiry, which every node extends", async () => {
     const calls = await setUp();
     const { client, key, sync } = calls;
