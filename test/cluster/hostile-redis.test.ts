@@ -76,7 +76,7 @@ suite("cluster hostile Redis", ["redis-server"], () => {
     await end([node]);
   });
 
-  for (const name of ["totals", "refs", "meta", "nodes"])
+  for (const name of ["totals", "refs", "meta", "nodes", "dirty"])
     scenario(
       `cluster: ${name} replaced by a key of a wrong type is made anew, and counts are exact again`,
       async () => {
