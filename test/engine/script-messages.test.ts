@@ -107,13 +107,19 @@ suite("redis script messages", ["redis-server"], () => {
   });
 
   test("messages: a dirty of a wrong type fails before anything was written, and is made anew", async () => {
-    const { client, key, sync, calls, nextMessage } = await setUp();
+    const { client, key, sync, calls, messages, nextMessage } = await setUp();
+    const { sent, version } = await calls.syncUntilWaiting("one", 2, (index) => `+visitor${index}`);
+    expect(await calls.repair("one")).toBe(0);
     await client.set(key("dirty"), "not this");
-    expect(await sync("one", 2, ["+ann"]).catch(String)).toContain("WRONGTYPE");
-    expect(await client.hget(key("meta"), "one")).toBe("1");
+    expect(await sync("one", 2 + sent, ["+ann"]).catch(String)).toContain("WRONGTYPE");
+    expect(await client.hget(key("meta"), "one")).toBe(String(1 + sent));
     expect(await calls.repair("one")).toBe(1);
-    await sync("one", 2, ["+ann"]);
-    expect((await nextMessage()).slice(4)).toEqual(["", 2]);
+    messages.splice(0);
+    await client.hset(key("meta"), "next message", 0);
+    await sync("one", 2 + sent, ["+ann"]);
+    const [, , , previous, ...totals] = await nextMessage();
+    expect(totals).toEqual(["", 2 + sent]);
+    expect(Number(previous)).toBeGreaterThanOrEqual(version); // what was in there is lost
   });
 
   test("claims: the same batch sent again claims the same nonces, and another node gets none of them", async () => {

@@ -14,7 +14,7 @@ suite("redis scripts", ["redis-server"], () => {
   const setUp = async () => new ScriptCalls((await server()).client);
 
   test("scripts: a visitor on two nodes counts once, and leaves with the second one", async () => {
-    const { sync, total } = await setUp();
+    const { client, key, sync, total } = await setUp();
     await sync("one", 1, ["+ann", "+ann /"]);
     await sync("two", 1, ["+ann", "+ben"]);
     expect([await total(), await total("/")]).toEqual([2, 1]);
@@ -22,6 +22,7 @@ suite("redis scripts", ["redis-server"], () => {
     expect([await total(), await total("/")]).toEqual([2, 0]);
     await sync("two", 2, ["-ann"]);
     expect(await total()).toBe(1);
+    expect((await client.hkeys(key("refs"))).toSorted()).toEqual(["\n", "ben"]);
   });
 
   test("scripts: the same batch sent again changes nothing, and still answers", async () => {
