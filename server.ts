@@ -1147,7 +1147,7 @@ function addSocketRoute(
     const claims = signer.readToken(origin, queryOf(c, "token") ?? "", engine.wallClock());
     if (claims === undefined) return refuse(c, "token");
     const stopTimer = metrics.claimDuration.startTimer();
-    const isClaimed = await engine.spend(claims, engine.wallClock());
+    const isClaimed = await engine.spend({ ...claims, site }, engine.wallClock());
     stopTimer();
     if (!isClaimed) return refuse(c, "token");
     const addressKey = c.get("addressKey");

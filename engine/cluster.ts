@@ -15,9 +15,10 @@ import {
   type SharedSettings,
 } from "./engine.ts";
 import { type Client, type Link, listenTo } from "./link.ts";
-import { durationsOf, keyOf, type Options } from "./options.ts";
+import { parseMessage } from "./messages.ts";
+import { type Claimer, durationsOf, keyOf, type Options } from "./options.ts";
 import { COUNT } from "./scripts.ts";
-import { type Message, SharedSite, type SiteContext, type SiteListener, totalsOf } from "./site.ts";
+import { SharedSite, type SiteContext, type SiteListener } from "./site.ts";
 
 /** The last known total of a room that this node does not have. */
 interface LastTotal {
@@ -32,24 +33,6 @@ const MAX_LAST_TOTALS = 10_000;
 const MAX_LAST_TOTALS_LENGTH = 2_000_000;
 
 const roomKey = (site: string, page: string) => `${site} ${page}`;
-
-/** No site has more visitors. The history keeps numbers of 32 bits. */
-const MAX_TOTAL = 2 ** 32 - 1;
-
-const isTotal = (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0 && Number(value) <= MAX_TOTAL;
-
-/** Reads a message of SYNC or REAP: `[site, epoch, version, page, total, …]`. @throws {Error} when it is something else */
-export function parseMessage(text: string): Message {
-  const list: unknown = JSON.parse(text);
-  if (!Array.isArray(list)) throw new TypeError("not a list");
-  const [site, epochText, version, ...rest] = list as unknown[];
-  const epoch = typeof epochText === "string" ? Number(epochText) : NaN;
-  const areTotals = rest.every((value, index) => (index % 2 === 0 ? typeof value === "string" : isTotal(value)));
-  const areVersions = [epoch, version].every((number) => Number.isSafeInteger(number) && Number(number) >= 0);
-  if (typeof site !== "string" || !areVersions || !areTotals)
-    throw new TypeError("not [site, epoch, version, page, total, …]");
-  return { site, epoch, version: Number(version), totals: totalsOf(rest) };
-}
 
 export class RedisCluster implements Cluster {
   readonly #link: Link;
@@ -75,14 +58,14 @@ export class RedisCluster implements Cluster {
   #foreignMessages = 0;
   #nextWarningAt = 0;
 
-  constructor(link: Link, options: Required<Options>) {
+  constructor(link: Link, options: Required<Options>, claimer: Claimer) {
     const { leaseMs, log, prefix } = options;
     this.#link = link;
     this.#options = options;
     this.#agreement = new Agreement(link, options);
     // Redis' messages reach all databases, so the channel names the database: it may be what keeps two services apart.
     const channel = `${prefix}${link.database}`;
-    this.#context = { link, durations: durationsOf(leaseMs), log, prefix, channel };
+    this.#context = { link, durations: durationsOf(leaseMs), log, prefix, claimer, channel };
     this.#siteListener = {
       total: (room, total) => this.#listener?.count(room, total),
       staleChanged: (site) => this.#updateStale(site),
@@ -132,6 +115,11 @@ export class RedisCluster implements Cluster {
       if (last === undefined) throw error;
       return last.total;
     }
+  }
+
+  /** Claims the nonce of a token together with what this node tells about the site. Undefined when that cannot be done. */
+  async claim(site: string, nonce: number): Promise<boolean | undefined> {
+    return this.#sites.get(site)?.claim(nonce);
   }
 
   // What the engine says

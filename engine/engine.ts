@@ -118,14 +118,21 @@ export interface SecretStore {
   secret(kind: SecretKind, name: string): Promise<string>;
 }
 
+/** A token that somebody wants to use. */
+export interface SpentToken {
+  readonly site: string;
+  readonly nonce: number;
+  /** When the token expires, in milliseconds since 1970. */
+  readonly expires: number;
+}
+
 /** Makes tokens single use. */
 export interface TokenStore {
   /**
    * Claims the nonce of a token. False when the nonce was claimed before, or may have been.
-   * @param expires when the token expires, in milliseconds since 1970
    * @param now milliseconds since 1970
    */
-  spend(token: { readonly nonce: number; readonly expires: number }, now: number): Promise<boolean>;
+  spend(token: SpentToken, now: number): Promise<boolean>;
 }
 
 /** Keeps the visitors of this node counted while it restarts. */

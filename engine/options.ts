@@ -44,12 +44,21 @@ export const withDefaults = (options: Options): Required<Options> => ({
   ...options,
 });
 
-/** The time between two syncs of a site, or two claims of tokens. 20 nodes send at most a thousand messages a second. */
-export const BATCH_GAP_MS = 20;
+/** Who claims the nonces of tokens. */
+export interface Claimer {
+  /** A random name. Each nonce is claimed at most once under it. */
+  readonly name: string;
+  /** How long a claim is kept. */
+  readonly ttlMs: number;
+}
 
 /** The key `name` of a site. The braces make a hash tag. A host name may hold braces too, so they are encoded. */
 export const keyOf = (prefix: string, site: string, name: string): string =>
   `${prefix}{${site.replace(/[{}%]/g, encodeURIComponent)}}:${name}`;
+
+/** The key that claims the nonce of a token of a site. */
+export const claimKeyOf = (prefix: string, site: string, nonce: number): string =>
+  keyOf(prefix, site, `spent:${nonce.toString(36)}`);
 
 /** The site and the name of one of its keys. */
 export function siteOfKey(prefix: string, key: string): { readonly site: string; readonly name: string } {

@@ -5,18 +5,24 @@
  * visitor. For each site, Redis holds which nodes count there and which members each node has:
  *
  *     headcount:{example.com}:nodes      sorted set   node → when its lease ends, in milliseconds of Redis' own clock
- *     headcount:{example.com}:meta       hash         epoch, version, and node → number of its last batch, size of its set
+ *     headcount:{example.com}:meta       hash         epoch, versions, and node → number of its last batch, size of its set
  *     headcount:{example.com}:n:<node>   set          members of the node: "visitor" on the site, "visitor /page" on a page
  *     headcount:{example.com}:refs       hash         member → how many nodes have it
  *     headcount:{example.com}:totals     hash         page ("" is the site) → how many members it has: the number shown
+ *     headcount:{example.com}:dirty      set          pages whose totals changed since the last message
+ *     headcount:{example.com}:spent:…    string       a token that was used, and the node that let it in
  *
- * A site has a handful of keys, however many pages and visitors it has. They share one hash tag, so Redis Cluster keeps
- * them together. Only scripts (`scripts.ts`) change them, so they always agree. Each key has an expiry that living nodes
+ * Apart from the tokens of the last minute, a site has a handful of keys, however many pages and visitors it has. They
+ * share one hash tag, so Redis Cluster keeps them together. Only scripts (`scripts.ts`) change them, so they always agree. Each key has an expiry that living nodes
  * extend, so the keys disappear after the last node. The secret that signs visitor ids, the statistics and the totals stay.
  *
- * One script does nearly all the work. `SYNC` tells Redis who came and left on this node since the last sync, renews the
- * lease of the node, and answers with the totals that changed or were asked for. A site syncs when something changes, at
- * most every 20 ms, and every 3 s when nothing changes. Totals that changed go to the other nodes by Pub/Sub.
+ * One script does nearly all the work. `SYNC` claims the tokens of pages that want to come in, tells Redis who came and left
+ * on this node since the last sync, renews the lease of the node, and answers with the totals that changed or were asked
+ * for. A quiet site syncs at once, a busy one gathers changes (`schedule.ts`). Without changes it syncs every 3 s.
+ *
+ * Redis tells the nodes by Pub/Sub which totals changed. It gathers the changes of all nodes: a message tells everything
+ * that changed since the message before, at once on a quiet site and every 60 ms on a busy one. The script that makes a
+ * change publishes it, or leaves it to the next sync of any node. The node of the last change looks after that.
  *
  * What happens after each failure:
  *
@@ -24,14 +30,16 @@
  *                          node can continue
  *   a node freezes         others remove its members. Its next sync says so, and it begins anew from memory, under a new name
  *   an answer is lost      the same batch is sent again. Batches are numbered and count once
- *   a message is lost      messages are numbered. The node notices a gap, or a sync answers a later number, and the node asks
- *                          for all totals
+ *   a message is lost      a message names the version of the message before. The node notices a gap, or a sync answers that
+ *                          there was a later message, and the node asks for all totals
+ *   changes are left       (their node died before it looked after them) the next sync of any node publishes them
  *   Redis does not answer  commands fail within 0.9 s, later ones at once. Totals are the last known ones plus local changes
  *                          (the site is "estimating"), pages learn that numbers are stale, tokens are single use per node
  *   Redis lost all data    the site gets a new epoch. Every node begins anew from memory, and estimates until the epoch is
  *                          4 s old: before that some nodes may not have told their visitors, and totals would dip
  *   Redis lost some data   (a replica took over) the batch number is not the expected one. The node begins anew
- *   Redis evicted a key    keys carry marks and sizes. Keys that do not fit together are deleted, as if all data were lost
+ *   Redis evicted a key    keys carry marks and sizes. Keys that do not fit together are deleted, as if all data were lost.
+ *                          Without `dirty` the next message shows a gap
  *   somebody else writes   keys of a wrong type are deleted, and Redis then "lost some data". A message is believed until the
  *                          next answer of Redis, and not when its numbers are impossible
  *
@@ -42,7 +50,9 @@
  *   link.ts         the connection to Redis, and whether Redis answers
  *   clock.ts        the time that all nodes agree on
  *   site.ts         one site: its syncs, its state, its totals
- *   cluster.ts      all sites of this node, and messages from other nodes
+ *   schedule.ts     when a site syncs
+ *   messages.ts     messages from other nodes, and whether some were lost
+ *   cluster.ts      all sites of this node, and the subscription to messages
  *   agreement.ts    notices nodes with other settings
  *   statistics.ts   reading times and peaks, and the way of everything that the journal records
  *   redis-totals.ts views and visitors
@@ -71,12 +81,21 @@ import {
   type SecretStore,
   type SiteTotals,
   SpentNonces,
+  type SpentToken,
   type StatsEntries,
   type TokenStore,
   type VisitorEntry,
 } from "./engine.ts";
-import { type Client, connect, Link, sendAt } from "./link.ts";
-import { BATCH_GAP_MS, durationsOf, type Options, secretKey, ttlOfSecret, withDefaults } from "./options.ts";
+import { type Client, connect, Link } from "./link.ts";
+import {
+  type Claimer,
+  claimKeyOf,
+  durationsOf,
+  type Options,
+  secretKey,
+  ttlOfSecret,
+  withDefaults,
+} from "./options.ts";
 import { RedisTotals } from "./redis-totals.ts";
 import { RedisTransfer } from "./redis-transfer.ts";
 import { CLAIM } from "./scripts.ts";
@@ -157,43 +176,35 @@ class Secrets implements SecretStore {
 }
 
 // ── Tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-// A nonce is claimed in Redis, so a token works once on all nodes. While Redis is away, it works once on each node.
-
-/** A batch of this size is sent without waiting for the gap after the last batch. */
-const FULL_CLAIM = 32;
+// A nonce is claimed in Redis, so a token works once on all nodes. While Redis is away, it works once on each node. Claims
+// go with the syncs of their site; those of a site that has no room here yet, or is not counted by Redis, go by themselves.
 
 class Tokens implements TokenStore {
   readonly #link: Link;
-  readonly #options: Required<Options>;
+  readonly #prefix: string;
+  readonly #cluster: RedisCluster;
+  readonly #claimer: Claimer;
   readonly #spentHere: SpentNonces;
-  /** Nonces that wait to be claimed. */
-  readonly #waiting = new Map<number, (isFree: boolean) => void>();
-  #nextClaimAt = 0;
 
-  constructor(link: Link, options: Required<Options>) {
+  constructor(link: Link, options: Required<Options>, cluster: RedisCluster, claimer: Claimer) {
     this.#link = link;
-    this.#options = options;
+    this.#prefix = options.prefix;
+    this.#cluster = cluster;
+    this.#claimer = claimer;
     this.#spentHere = new SpentNonces(options.tokenTtlMs);
   }
 
-  async spend({ nonce }: { readonly nonce: number }, now: number): Promise<boolean> {
+  async spend({ site, nonce }: SpentToken, now: number): Promise<boolean> {
     if (!this.#spentHere.spend(nonce, now)) return false;
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    this.#waiting.set(nonce, resolve);
-    if (this.#waiting.size === 1) sendAt(this.#nextClaimAt, () => void this.#claimWaiting());
-    if (this.#waiting.size === FULL_CLAIM) void this.#claimWaiting();
-    return promise;
+    return (await this.#cluster.claim(site, nonce)) ?? this.#claim(site, nonce);
   }
 
-  async #claimWaiting(): Promise<void> {
-    if (this.#waiting.size === 0) return; // a full batch has gone before its time
-    const claims = [...this.#waiting];
-    this.#waiting.clear();
-    this.#nextClaimAt = performance.now() + BATCH_GAP_MS;
-    const keys = claims.map(([nonce]) => `${this.#options.prefix}{spent}:${nonce.toString(36)}`);
-    const ttlMs = 2 * this.#options.tokenTtlMs; // a node that was cut off may go by a clock that is slow
-    const free = await this.#link.run(CLAIM, keys, [ttlMs]).catch(() => undefined);
-    for (const [index, [, resolve]] of claims.entries()) resolve(!Array.isArray(free) || free[index] === 1);
+  /** Claims one nonce. The cluster may have claimed it for this node already, without hearing an answer. */
+  async #claim(site: string, nonce: number): Promise<boolean> {
+    const { name, ttlMs } = this.#claimer;
+    const key = claimKeyOf(this.#prefix, site, nonce);
+    const claimed = await this.#link.run(CLAIM, [key], [name, ttlMs]).catch(() => undefined);
+    return !Array.isArray(claimed) || claimed[0] === 1;
   }
 }
 
@@ -221,9 +232,10 @@ export class RedisEngine implements Engine {
       back: () => this.#redisIsBack(),
     });
     this.#clock = new RedisClock(this.#link, options.prefix);
-    this.cluster = new RedisCluster(this.#link, options);
+    const claimer = { name: newNodeName(), ttlMs: 2 * options.tokenTtlMs }; // the clock of a node that was cut off may be slow
+    this.cluster = new RedisCluster(this.#link, options, claimer);
     this.#secrets = new Secrets(this.#link, options);
-    this.#tokens = new Tokens(this.#link, options);
+    this.#tokens = new Tokens(this.#link, options, this.cluster, claimer);
     const mark = `wrote:${newNodeName()}`;
     const wallClock = () => this.wallClock();
     const unlisted = new UnlistedSites(this.#link, options.prefix, wallClock);
@@ -261,7 +273,7 @@ export class RedisEngine implements Engine {
     return this.#secrets.secret(kind, name);
   }
 
-  spend(token: { readonly nonce: number; readonly expires: number }, now: number): Promise<boolean> {
+  spend(token: SpentToken, now: number): Promise<boolean> {
     return this.#tokens.spend(token, now);
   }
 

@@ -14,144 +14,221 @@ export interface Script {
 
 const script = (lua: string): Script => ({ lua, sha: createHash("sha1").update(lua).digest("hex") });
 
+// ── Shared by SYNC and CLAIM ────────────────────────────────────────────────────────────────────────────────────────
+
+const CLAIMS = `
+local function claim(key, claimer, ttl) -- 1 unless somebody else has claimed it; the same claim again changes nothing
+  local is_first = redis.call("SET", key, claimer, "NX", "PX", ttl)
+  return (is_first or redis.pcall("GET", key) == claimer) and 1 or 0
+end
+`;
+
 // ── Shared by SYNC and REAP ─────────────────────────────────────────────────────────────────────────────────────────
-// The clock, members who leave, and the message with the totals that changed. Marks are fields and members named "\n",
+// The clock, members who leave, and messages with the totals that changed. Marks are fields and members named "\n",
 // which no page, visitor or node is called: a key without its mark was evicted, and began anew without its content.
+//
+// Pages whose totals changed wait in `dirty` until a message tells all of them. Each change of totals is a new version, so
+// `dirty` is empty when the last message, "published", is of the newest version. A quiet site has credit for several
+// messages in a row; "next message" is when its messages so far would be over if each of them had taken the gap.
+
+/** A busy site sends a message so often. */
+export const MESSAGE_GAP_MS = 60;
+/** A quiet site may send so much earlier: four messages in a row. */
+const MESSAGE_CREDIT_MS = 3 * MESSAGE_GAP_MS;
+/** So many pages do not wait for the gap, and more than that are not in one message. */
+const MESSAGE_PAGES = 1_000;
 
 const COMMON = `
-local nodes, meta, refs, totals, members = unpack(KEYS)
+local nodes, meta, refs, totals, dirty, members = unpack(KEYS, 1, 6)
+local node = ARGV[1]
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local found = redis.call("HMGET", meta, "epoch", "version", "published", "next message", "extended", node, node .. " size")
+local epoch = found[1]
+local version, published, next_message = tonumber(found[2] or 0), tonumber(found[3] or 0), tonumber(found[4] or 0)
+local extended, last_batch, size = tonumber(found[5] or 0), tonumber(found[6] or 0), tonumber(found[7] or 0)
+local is_complete = redis.call("SCARD", members) == size
+local is_dirty = redis.call("SCARD", dirty) > 0
+local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0) -- 0: no such node, below 0: it is being reaped
+local changes = {} -- page -> by how much its total changes
 local changed = {} -- page -> its new total
 
-local function page_of(member) return string.match(member, " (.*)") or "" end
+local function change(member, by)
+  local page = string.match(member, " (.*)") or ""
+  changes[page] = (changes[page] or 0) + by
+end
 
+local function hold(member) -- one node more has the member
+  if redis.call("HINCRBY", refs, member, 1) == 1 then change(member, 1) end
+end
+
+local gone = {} -- members that no node has any more
 local function release(member) -- one node fewer has the member
   local holders = redis.call("HINCRBY", refs, member, -1)
-  if holders > 0 then return end
-  redis.call("HDEL", refs, member)
-  if holders < 0 then return end
-  local page = page_of(member)
-  changed[page] = redis.call("HINCRBY", totals, page, -1)
-  if changed[page] <= 0 then redis.call("HDEL", totals, page) end
+  if holders <= 0 then gone[#gone + 1] = member end
+  if holders == 0 then change(member, -1) end
 end
 
-local function store_size(node) redis.call("HSET", meta, node .. " size", redis.call("SCARD", members)) end
-local function is_complete(node)
-  return redis.call("SCARD", members) == tonumber(redis.call("HGET", meta, node .. " size") or 0)
+local function leave_gap(versions_lost) -- the next message shows all nodes that they must ask for all totals
+  published = version + versions_lost
+  version = published + 1
 end
 
-local function append_changed(list)
-  for page, total in pairs(changed) do
-    list[#list + 1] = page
-    list[#list + 1] = math.max(0, total)
+local function change_totals(key_ttl)
+  if version > published and not is_dirty then leave_gap(0) end -- Redis evicted what was dirty
+  if #gone > 0 then redis.call("HDEL", refs, unpack(gone)) end
+  local pages = {}
+  for page, by in pairs(changes) do
+    if by ~= 0 then
+      local total = redis.call("HINCRBY", totals, page, by)
+      if total <= 0 then redis.call("HDEL", totals, page) end
+      changed[page] = math.max(0, total)
+      pages[#pages + 1] = page
+    end
   end
-  return list
+  if #pages == 0 then return end
+  version = version + 1
+  redis.call("SADD", dirty, unpack(pages))
+  if not is_dirty then redis.call("PEXPIRE", dirty, key_ttl) end
 end
 
-local function publish(channel, site, epoch) -- a later message has a higher version
-  if next(changed) == nil then return tonumber(redis.call("HGET", meta, "version") or 0) end
-  local version = redis.call("HINCRBY", meta, "version", 1)
-  redis.call("PUBLISH", channel, cjson.encode(append_changed({site, epoch, version})))
-  return version
+local function tell(channel, site)
+  local message = {site, epoch, version, published}
+  local pages = redis.call("SPOP", dirty, ${MESSAGE_PAGES})
+  for i, total in ipairs(#pages > 0 and redis.call("HMGET", totals, unpack(pages)) or {}) do
+    message[#message + 1] = pages[i]
+    message[#message + 1] = math.max(0, tonumber(total or 0))
+  end
+  redis.call("PUBLISH", channel, cjson.encode(message))
+  published = version
+end
+
+local function publish(channel, site) -- tells what is dirty, or answers how many ms it must wait
+  if version == published then return 0 end
+  local wait = next_message - ${MESSAGE_CREDIT_MS} - now
+  local is_early = wait > 0 and wait <= ${MESSAGE_GAP_MS} -- a longer wait shows that the clock was put back
+  if is_early and redis.call("SCARD", dirty) < ${MESSAGE_PAGES} then return wait end
+  tell(channel, site)
+  while redis.call("SCARD", dirty) > 0 do
+    version = version + 1
+    tell(channel, site)
+  end
+  next_message = math.max(now, math.min(next_message, now + ${MESSAGE_CREDIT_MS})) + ${MESSAGE_GAP_MS}
+  return 0
+end
+
+local function store(batch, size)
+  redis.call("HSET", meta, "version", version, "published", published, "next message", next_message,
+    "extended", extended, node, batch, node .. " size", size)
 end
 `;
 
 // ── SYNC ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Brings the changes of a node to Redis and renews the lease of the node. Answers {epoch, age of the epoch in ms,
- * version, nodes whose lease has expired, {page, total, …}}. Answers {} when Redis does not know the node as the node
- * believes: the node must begin anew. The same batch sent again changes nothing.
+ * Claims nonces, brings the changes of a node to Redis, and renews the lease of the node. Answers {{1 for each nonce that
+ * is claimed by this call, else 0}, epoch, age of the epoch in ms, version, version of the last message, how many ms
+ * changes must wait that were not told to others, or 0, nodes whose lease has expired, {page, total, …}}. Only the nonces are answered
+ * when Redis does not know the node as the node believes: the node must begin anew. The same batch sent again changes
+ * nothing.
  *
- * ARGV: node, number of the batch, lease in ms, life of the keys in ms, channel, site, number of changes, the changes
- * ("+" or "-" and the member), and the pages whose totals are asked for.
+ * KEYS: those of the site and of the node's members, then one per nonce.
+ * ARGV: node, number of the batch, lease in ms, life of the keys in ms, channel, site, who claims, life of a claim in ms,
+ * number of changes, the changes ("+" or "-" and the member), and the pages whose totals are asked for.
  */
-export const SYNC = script(`${COMMON}
-local node, batch, lease, key_ttl, channel, site, changes = unpack(ARGV, 1, 7)
+export const SYNC = script(`${CLAIMS}${COMMON}
+local _, batch, lease, key_ttl, channel, site, claimer, claim_ttl, changes_count = unpack(ARGV, 1, 9)
+local claimed = {} -- first, because claims do not depend on what follows
+for i = 7, #KEYS do claimed[i - 6] = claim(KEYS[i], claimer, claim_ttl) end
 batch = tonumber(batch)
-local epoch = redis.call("HGET", meta, "epoch")
 if not epoch then
-  redis.call("UNLINK", nodes, refs, totals)
+  redis.call("UNLINK", nodes, refs, totals, dirty)
   epoch = string.format("%.0f", now)
   redis.call("HSET", meta, "epoch", epoch)
   redis.call("ZADD", nodes, "+inf", "\\n")
   for _, key in ipairs({refs, totals}) do redis.call("HSET", key, "\\n", epoch) end
   for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
+  lease_end, is_dirty = 0, false
 end
-local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0) -- 0: no such node, below 0: it is being reaped
-local last_batch = tonumber(redis.call("HGET", meta, node) or 0)
+local function forget() -- all that Redis knows about the site does not fit together
+  redis.call("UNLINK", nodes, meta, refs, totals, dirty)
+  return {claimed}
+end
 local is_repeated = last_batch == batch and lease_end > 0
 local is_next = last_batch == batch - 1 and (lease_end > 0) == (batch > 1)
 local has_marks = redis.call("ZSCORE", nodes, "\\n") and redis.call("HGET", refs, "\\n") == epoch
   and redis.call("HGET", totals, "\\n") == epoch
-if not has_marks or (is_repeated or is_next) and not is_complete(node) then -- Redis evicted a key
-  redis.call("UNLINK", nodes, meta, refs, totals)
-  return {}
-end
+if not has_marks or (is_repeated or is_next) and not is_complete then return forget() end -- Redis evicted a key
 if lease_end < 0 or not is_repeated and not is_next then
-  -- The node was reaped, or Redis lost writes and may give out versions twice. The gap makes all nodes ask for totals.
-  redis.call("HINCRBY", meta, "version", 1000000)
-  return {}
+  leave_gap(1000000) -- the node was reaped, or Redis lost writes and may give out versions twice
+  redis.call("HSET", meta, "version", version, "published", published)
+  return {claimed}
 end
 
-local first = 7 -- the number of arguments before the changes
-redis.call("HSET", meta, node, batch) -- the first write, because only the first one fails when memory is short
-for i = first + 1, first + (is_repeated and 0 or changes) do
-  local member = string.sub(ARGV[i], 2)
-  if string.sub(ARGV[i], 1, 1) == "-" then
-    if redis.call("SREM", members, member) == 1 then release(member) end
-  elseif redis.call("SADD", members, member) == 1 and redis.call("HINCRBY", refs, member, 1) == 1 then
-    local page = page_of(member)
-    changed[page] = redis.call("HINCRBY", totals, page, 1)
-  end
+redis.call("ZADD", nodes, now + lease, node) -- the first write, because only the first one fails when memory is short
+local first = 9 -- the number of arguments before the changes
+local came, left = {}, {}
+for i = first + 1, first + (is_repeated and 0 or changes_count) do
+  local list = string.sub(ARGV[i], 1, 1) == "-" and left or came
+  list[#list + 1] = string.sub(ARGV[i], 2)
 end
-store_size(node)
-redis.call("ZADD", nodes, now + lease, node)
-for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
+local are_new = #came == 0 or redis.call("SADD", members, unpack(came)) == #came
+local were_here = #left == 0 or redis.call("SREM", members, unpack(left)) == #left
+if not are_new or not were_here then return forget() end
+for _, member in ipairs(came) do hold(member) end
+for _, member in ipairs(left) do release(member) end
+change_totals(key_ttl)
+local wait = publish(channel, site)
+if now < extended or now > extended + key_ttl / 20 then -- the keys outlive the longest lease nevertheless
+  for _, key in ipairs({nodes, meta, refs, totals}) do redis.call("PEXPIRE", key, key_ttl) end
+  extended = now
+end
 redis.call("PEXPIRE", members, 2 * key_ttl) -- longer than refs and totals: whoever reaps the node needs the set
+store(batch, size + #came - #left)
 
-local version = publish(channel, site, epoch)
-local answers = append_changed({})
-for i = first + changes + 1, #ARGV do
+local answers = {}
+for page, total in pairs(changed) do
+  answers[#answers + 1] = page
+  answers[#answers + 1] = total
+end
+for i = first + changes_count + 1, #ARGV do
   if not changed[ARGV[i]] then
     answers[#answers + 1] = ARGV[i]
     answers[#answers + 1] = tonumber(redis.call("HGET", totals, ARGV[i]) or 0)
   end
 end
 local expired = redis.call("ZRANGEBYSCORE", nodes, "-inf", now, "LIMIT", 0, 100)
-return {epoch, now - epoch, version, expired, answers}
+return {claimed, epoch, now - epoch, version, published, wait, expired, answers}
 `);
 
 // ── REAP ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
  * Removes up to a batch of members of a node whose lease has expired, or of a former name of the caller. Answers how
- * many members are left.
+ * many members are left, and how many ms changes must wait that were not told to others, or 0.
  *
  * ARGV: node, "1" for a former name of the caller, size of the batch, life of the keys in ms, channel, site.
  */
 export const REAP = script(`${COMMON}
-local node, is_own, batch, key_ttl, channel, site = unpack(ARGV)
-local epoch = redis.call("HGET", meta, "epoch")
-local lease_end = tonumber(redis.call("ZSCORE", nodes, node) or 0)
-if not epoch or lease_end == 0 or (lease_end > now and is_own == "0") then return 0 end
-if not is_complete(node) then -- Redis evicted the set, so nobody knows whom to remove
-  redis.call("UNLINK", nodes, meta, refs, totals)
-  return 0
+local _, is_own, batch, key_ttl, channel, site = unpack(ARGV)
+if not epoch or lease_end == 0 or (lease_end > now and is_own == "0") then return {0, 0} end
+if not is_complete then -- Redis evicted the set, so nobody knows whom to remove
+  redis.call("UNLINK", nodes, meta, refs, totals, dirty)
+  return {0, 0}
 end
 redis.call("ZADD", nodes, -1, node) -- from now on the node must begin anew, even if this reaper dies
 for _, member in ipairs(redis.call("SPOP", members, batch)) do release(member) end
-publish(channel, site, epoch)
+change_totals(key_ttl)
+local wait = publish(channel, site)
 local left = redis.call("SCARD", members)
+store(last_batch, left)
 if left == 0 then
   redis.call("ZREM", nodes, node)
   redis.call("HDEL", meta, node, node .. " size")
 else
-  store_size(node)
   redis.call("PEXPIRE", members, 2 * key_ttl)
 end
-return left
+return {left, wait}
 `);
 
 // ── REPAIR ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,7 +236,7 @@ return left
 /** Deletes those keys of SYNC that have another type than SYNC gives them. Answers how many. The next sync makes them anew. */
 export const REPAIR = script(`
 local deleted = 0
-for i, expected in ipairs({"zset", "hash", "hash", "hash", "set"}) do
+for i, expected in ipairs({"zset", "hash", "hash", "hash", "set", "set"}) do
   local found = redis.call("TYPE", KEYS[i]).ok
   if found ~= expected and found ~= "none" then deleted = deleted + redis.call("UNLINK", KEYS[i]) end
 end
@@ -178,11 +255,14 @@ return {math.max(0, tonumber(redis.call("HGET", KEYS[1], ARGV[1]) or 0)), age}
 
 // ── CLAIM ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Claims nonces, one per key. Answers 1 for each nonce that nobody had claimed, else 0. ARGV: life of a claim in ms. */
-export const CLAIM = script(`
-local free = {}
-for i, key in ipairs(KEYS) do free[i] = redis.call("SET", key, "1", "NX", "PX", ARGV[1]) and 1 or 0 end
-return free
+/**
+ * Claims nonces, one per key. Answers 1 for each nonce that nobody else had claimed, else 0. ARGV: who claims, life of a
+ * claim in ms.
+ */
+export const CLAIM = script(`${CLAIMS}
+local claimed = {}
+for i, key in ipairs(KEYS) do claimed[i] = claim(key, ARGV[1], ARGV[2]) end
+return claimed
 `);
 
 // ── CLOCK ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,14 +1,16 @@
 /**
  * One site as this node shares it with other nodes: what Redis must still be told, and which totals Redis has answered.
  *
- * One sync of a site is under way at a time. Changes that happen meanwhile go with the next sync. The rooms themselves
- * are the memory from which everything can be told again.
+ * One sync of a site is under way at a time. Changes that happen meanwhile go with the next sync, and so do the claims of
+ * tokens. The rooms themselves are the memory from which everything can be told again.
  */
 
 import { randomBytes } from "node:crypto";
 import { type ClusterRoom, type Log, messageOf } from "./engine.ts";
 import { type Link, sendAt } from "./link.ts";
-import { BATCH_GAP_MS, type Durations, keyOf } from "./options.ts";
+import { type Message, MessageWatch, totalsOf } from "./messages.ts";
+import { type Claimer, claimKeyOf, type Durations, keyOf } from "./options.ts";
+import { SyncSchedule } from "./schedule.ts";
 import { REAP, REPAIR, SYNC } from "./scripts.ts";
 
 /** What all sites of a node have in common. */
@@ -17,6 +19,7 @@ export interface SiteContext {
   readonly durations: Durations;
   readonly log: Log;
   readonly prefix: string;
+  readonly claimer: Claimer;
   /** The Pub/Sub channel for totals that changed. */
   readonly channel: string;
 }
@@ -30,15 +33,6 @@ export interface SiteListener {
   messagesMissing(): void;
   /** The site has no rooms any more, and Redis knows so. */
   emptied(site: SharedSite): void;
-}
-
-/** Totals that changed, as another node's sync has published them. */
-export interface Message {
-  readonly site: string;
-  readonly epoch: number;
-  readonly version: number;
-  /** Page ("" is the site itself) → total. */
-  readonly totals: ReadonlyMap<string, number>;
 }
 
 /** Where the totals that this node reports come from. */
@@ -61,7 +55,15 @@ interface SharedRoom {
   reported: number | undefined;
 }
 
+/** A nonce that must be claimed before its page is let in. */
+interface Claim {
+  readonly key: string;
+  /** Called with undefined when Redis has not said whether the nonce is free. */
+  readonly resolve: (isFree: boolean | undefined) => void;
+}
+
 interface Batch {
+  readonly claims: readonly Claim[];
   /** Members, with "+" (has come) or "-" (has left) before them. */
   readonly changes: readonly string[];
   /** Pages whose totals are asked for. */
@@ -73,6 +75,10 @@ interface SyncAnswer {
   /** How long ago Redis began to count on this site. */
   readonly ageMs: number;
   readonly version: number;
+  /** The version of the last message. */
+  readonly published: number;
+  /** In how many milliseconds a sync can publish later versions; 0 when there are none. */
+  readonly waitMs: number;
   readonly expiredNodes: readonly string[];
   readonly totals: ReadonlyMap<string, number>;
 }
@@ -80,7 +86,7 @@ interface SyncAnswer {
 // ── Members ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 // Redis knows a member of a room as "visitor" on the site and as "visitor /page" on a page. Visitor ids hold no space.
 
-/** How many members or pages go into one script. A thousand take Redis about 3 ms. */
+/** How many members, pages or claims go into one script. A thousand take Redis about 3 ms. */
 const MAX_BATCH = 1_000;
 
 const memberOf = (visitor: string, page: string) => (page === "" ? visitor : `${visitor} ${page}`);
@@ -90,89 +96,25 @@ const pageOfRoom = (room: ClusterRoom) => room.page ?? "";
 /** A random name. */
 export const newNodeName = (): string => randomBytes(9).toString("base64url");
 
-/** Reads `[page, total, page, total, …]`. */
-export function totalsOf(list: readonly unknown[]): Map<string, number> {
-  const totals = new Map<string, number>();
-  for (let i = 0; i + 1 < list.length; i += 2) totals.set(String(list[i]), Number(list[i + 1]));
-  return totals;
-}
+/** What SYNC answers: for each claim 1 when it was free, and nothing else when the node must begin anew. */
+type SyncReply =
+  | [claimed: number[]]
+  | [
+      claimed: number[],
+      epoch: string,
+      ageMs: number,
+      version: number,
+      published: number,
+      waitMs: number,
+      expired: string[],
+      totals: unknown[],
+    ];
 
-/** Reads the answer of SYNC. Undefined when the node must begin anew. */
-function syncAnswerOf(reply: unknown): SyncAnswer | undefined {
-  const list = reply as [] | [epoch: string, ageMs: number, version: number, expired: string[], totals: unknown[]];
-  if (list.length === 0) return undefined;
-  const [epoch, ageMs, version, expiredNodes, totals] = list;
-  return { epoch: Number(epoch), ageMs, version, expiredNodes, totals: totalsOf(totals) };
-}
-
-// ── Message watch ───────────────────────────────────────────────────────────────────────────────────────────────────
-// Messages of a site are numbered by versions. Versions only grow, unless Redis lost writes.
-
-type Finding =
-  | "nothing missing"
-  /** Redis lost writes, and gives out versions a second time. Or a message with a later version was forged. */
-  | "versions went back"
-  /** A message that was sent a beat ago has not arrived. */
-  | "messages missing";
-
-/** Notices that messages were lost. Times are milliseconds of a monotonic clock. */
-export class MessageWatch {
-  readonly #beatMs: number;
-  /** The version of the last message. */
-  #received = 0;
-  /** The version of the last message before the sync that is under way. The answer cannot be lower. */
-  #receivedBeforeSync = 0;
-  /** The version that the last sync answered. */
-  #answered = 0;
-  /** The version that a sync answered at `#checkedAt`. Its message must arrive within a beat. */
-  #due = 0;
-  #checkedAt = 0;
-
-  constructor(beatMs: number) {
-    this.#beatMs = beatMs;
-  }
-
-  /** All totals up to this version are known, or will be asked for. */
-  skipTo(version: number): void {
-    this.#received = version;
-    this.#due = version;
-  }
-
-  /** The site has a new epoch or this node a new name: versions start here. */
-  restart(version: number): void {
-    this.skipTo(version);
-    this.#answered = version;
-  }
-
-  /** A message came. Returns true when messages before it are missing. */
-  receive(version: number): boolean {
-    const isGap = version > this.#received + 1;
-    this.#received = Math.max(this.#received, version);
-    return isGap;
-  }
-
-  /** A sync is sent. */
-  syncSent(): void {
-    this.#receivedBeforeSync = this.#received;
-  }
-
-  /** A sync answered that this version exists. Returns what that shows. */
-  check(version: number, now: number): Finding {
-    const isCheckDue = now >= this.#checkedAt + this.#beatMs;
-    const finding = this.#compare(version, isCheckDue);
-    if (finding !== "nothing missing") this.skipTo(version);
-    this.#answered = version;
-    if (isCheckDue) {
-      this.#due = version;
-      this.#checkedAt = now;
-    }
-    return finding;
-  }
-
-  #compare(version: number, isCheckDue: boolean): Finding {
-    if (version < Math.max(this.#answered, this.#receivedBeforeSync)) return "versions went back";
-    return isCheckDue && this.#received < this.#due ? "messages missing" : "nothing missing";
-  }
+/** Undefined when the node must begin anew. */
+function syncAnswerOf(reply: SyncReply): SyncAnswer | undefined {
+  if (reply.length === 1) return undefined;
+  const [, epoch, ageMs, version, published, waitMs, expiredNodes, totals] = reply;
+  return { epoch: Number(epoch), ageMs, version, published, waitMs, expiredNodes, totals: totalsOf(totals) };
 }
 
 // ── Site ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -187,6 +129,7 @@ export class SharedSite {
   /** Page → room. "" is the room of the site itself. */
   readonly #rooms = new Map<string, SharedRoom>();
   readonly #watch: MessageWatch;
+  readonly #schedule = new SyncSchedule();
 
   #confidence: Confidence = "live";
   /** From this time on all living nodes have told Redis about their visitors. */
@@ -201,6 +144,7 @@ export class SharedSite {
   readonly #formerNodes = new Set<string>();
   #restarts = 0;
 
+  #claims: Claim[] = [];
   /** Member → true: has come, false: has left. A member that came and left again is not in here. */
   readonly #changes = new Map<string, boolean>();
   /** Pages whose totals must be asked for. */
@@ -210,11 +154,10 @@ export class SharedSite {
 
   #syncing: Promise<void> | undefined;
   #isReaping = false;
-  #isScheduled = false;
+  /** The time of the timer that syncs. */
+  #wakesAt = Infinity;
   #isStopped = false;
   #leaseMs: number;
-  /** No change is sent before this time. */
-  #nextSyncAt = 0;
   /** At this time the site syncs even if nothing has changed. */
   #nextBeatAt = 0;
 
@@ -229,6 +172,18 @@ export class SharedSite {
   /** True while totals are only estimates. */
   get isStale(): boolean {
     return this.#confidence !== "live";
+  }
+
+  /**
+   * Claims the nonce of a token with the next sync. Undefined when the site cannot do that now, or when Redis has not said
+   * whether the nonce is free.
+   */
+  async claim(nonce: number): Promise<boolean | undefined> {
+    if (this.isStale || this.#isStopped) return undefined;
+    const { promise, resolve } = Promise.withResolvers<boolean | undefined>();
+    this.#claims.push({ key: claimKeyOf(this.#context.prefix, this.name, nonce), resolve });
+    this.#syncSoon();
+    return promise;
   }
 
   // What the rooms of this node say
@@ -269,13 +224,15 @@ export class SharedSite {
     if (this.isStale || now >= this.#nextBeatAt) void this.sync();
   }
 
-  received({ epoch, version, totals }: Message): void {
+  received(message: Message): void {
+    const { epoch, version, totals } = message;
     if (this.#isStopped) return;
     if (this.#epoch !== undefined && epoch !== this.#epoch) {
       if (epoch > this.#epoch) this.#nextBeatAt = 0; // Redis has begun anew, so this node must tell all again
       return;
     }
-    const isGap = this.#watch.receive(version);
+    this.#schedule.published(version);
+    const isGap = this.#watch.receive(message);
     if (isGap && this.#epoch !== undefined) this.askForAll();
     for (const [page, total] of totals) this.#learn(page, total, version, epoch);
   }
@@ -292,6 +249,7 @@ export class SharedSite {
     const wasLive = this.#confidence === "live";
     this.#confidence = "estimating";
     if (!wasLive) return;
+    this.#giveUpClaims();
     for (const change of this.#unanswered?.changes ?? []) this.#adjustRoomOf(change.slice(1), change.startsWith("+"));
     for (const [member, isHere] of this.#changes) this.#adjustRoomOf(member, isHere);
     this.#listener.staleChanged(this);
@@ -307,6 +265,7 @@ export class SharedSite {
 
   stop(): void {
     this.#isStopped = true;
+    this.#giveUpClaims();
   }
 
   /** Syncs until nothing is left that cannot wait. Never rejects: what could not be sent is sent at a later tick. */
@@ -317,25 +276,41 @@ export class SharedSite {
 
   // Syncing
 
-  /** Syncs at the end of this turn of the event loop, or when the gap after the last sync is over. */
+  /** Syncs when the schedule says so. */
   #syncSoon(): void {
-    if (this.#isScheduled || this.#syncing !== undefined || this.#context.link.isAway || this.#isStopped) return;
-    this.#isScheduled = true;
-    sendAt(this.#nextSyncAt, () => {
-      this.#isScheduled = false;
-      if (!this.#isStopped) void this.sync();
+    if (this.#syncing !== undefined || this.#context.link.isAway || this.#isStopped) return;
+    const dueAt = this.#dueAt();
+    if (dueAt >= this.#wakesAt) return;
+    this.#wakesAt = dueAt;
+    sendAt(dueAt, () => this.#wake(dueAt));
+  }
+
+  #wake(wakesAt: number): void {
+    if (wakesAt !== this.#wakesAt) return; // an earlier timer has taken its place
+    this.#wakesAt = Infinity;
+    if (performance.now() < this.#dueAt()) this.#syncSoon();
+    else if (!this.#isStopped) void this.sync();
+  }
+
+  #dueAt(): number {
+    const isLeft = this.#rooms.size === 0 ? 1 : 0; // the site ends with a sync
+    return this.#schedule.dueAt({
+      claims: this.#claims.length,
+      pages: this.#pagesToAsk.size,
+      changes: this.#changes.size + isLeft,
     });
   }
 
   async #syncAll(): Promise<void> {
     const { link, log } = this.#context;
-    this.#nextSyncAt = performance.now() + BATCH_GAP_MS;
+    this.#schedule.synced(performance.now());
     try {
       do await this.#syncOnce();
       while (this.#mustSyncAgain());
     } catch (error) {
       if (!this.isStale && !link.isAway)
         log("warn", "Redis refuses to count", { site: this.name, message: messageOf(error) });
+      for (const { resolve } of this.#unanswered?.claims ?? []) resolve(undefined);
       this.estimate();
       await this.#repair(this.#node, error);
     }
@@ -350,19 +325,23 @@ export class SharedSite {
   #afterSync(): void {
     this.#syncing = undefined;
     if (this.#rooms.size === 0 && this.#changes.size === 0) {
-      this.#isStopped = true;
+      this.stop();
       this.#listener.emptied(this);
-    } else if (!this.isStale && (this.#changes.size > 0 || this.#pagesToAsk.size > 0)) this.#syncSoon();
+    } else if (!this.isStale) this.#syncSoon();
   }
 
   async #syncOnce(): Promise<void> {
-    const { link, durations, channel } = this.#context;
+    const { link, durations, channel, claimer } = this.#context;
     this.#unanswered ??= this.#takeBatch();
-    const { changes, pages } = this.#unanswered;
+    const { claims, changes, pages } = this.#unanswered;
+    const keys = [...this.#keys(this.#node), ...claims.map(({ key }) => key)];
     const times = [this.#leaseMs, durations.keyTtlMs];
-    const head = [this.#node, this.#batchNumber, ...times, channel, this.name, changes.length];
+    const names = [channel, this.name, claimer.name, claimer.ttlMs];
+    const args = [this.#node, this.#batchNumber, ...times, ...names, changes.length, ...changes, ...pages];
     this.#watch.syncSent();
-    const answer = syncAnswerOf(await link.run(SYNC, this.#keys(this.#node), [...head, ...changes, ...pages]));
+    const reply = (await link.run(SYNC, keys, args)) as SyncReply;
+    for (const [index, { resolve }] of claims.entries()) resolve(reply[0][index] === 1);
+    const answer = syncAnswerOf(reply);
     if (answer === undefined) this.#beginAnew();
     else this.#accept(answer);
   }
@@ -374,7 +353,11 @@ export class SharedSite {
       this.#confidence = "confirming";
       for (const page of this.#rooms.keys()) this.#pagesToAsk.add(page);
     }
-    return { changes, pages: this.#takePages() };
+    return { claims: this.#claims.splice(0, MAX_BATCH), changes, pages: this.#takePages() };
+  }
+
+  #giveUpClaims(): void {
+    for (const { resolve } of this.#claims.splice(0)) resolve(undefined);
   }
 
   #takeChanges(): string[] {
@@ -397,7 +380,8 @@ export class SharedSite {
     return pages;
   }
 
-  #accept({ epoch, ageMs, version, expiredNodes, totals }: SyncAnswer): void {
+  #accept(answer: SyncAnswer): void {
+    const { epoch, ageMs, version, published, waitMs, expiredNodes, totals } = answer;
     const { beatMs, settleMs } = this.#context.durations;
     const now = performance.now();
     this.#unanswered = undefined;
@@ -405,7 +389,8 @@ export class SharedSite {
     if (epoch !== this.#epoch) this.#enterEpoch(epoch);
     this.#settledAt = now + settleMs - ageMs;
     this.#nextBeatAt = now + beatMs;
-    this.#checkMessages(version, now);
+    if (waitMs > 0) this.#schedule.leftUnpublished(version, waitMs, now);
+    this.#checkMessages(version, published, now);
     for (const [page, total] of totals) this.#learn(page, total, version, epoch);
     if (this.#confidence === "confirming") this.#confirm();
     void this.#reap(expiredNodes);
@@ -454,12 +439,12 @@ export class SharedSite {
 
   // Totals
 
-  #checkMessages(version: number, now: number): void {
+  #checkMessages(version: number, published: number, now: number): void {
     if (this.#batchNumber === 1) {
       this.#watch.restart(version);
       return;
     }
-    const finding = this.#watch.check(version, now);
+    const finding = this.#watch.check(version, published, now);
     if (finding === "nothing missing") return;
     if (finding === "versions went back") for (const shared of this.#rooms.values()) shared.version = 0;
     else this.#listener.messagesMissing();
@@ -528,7 +513,12 @@ export class SharedSite {
     const { link, durations, channel } = this.#context;
     const isOwn = this.#formerNodes.has(node) ? 1 : 0;
     const args = [node, isOwn, MAX_BATCH, durations.keyTtlMs, channel, this.name];
-    return Number(await link.run(REAP, this.#keys(node), args));
+    const [left, waitMs] = (await link.run(REAP, this.#keys(node), args)) as [number, number];
+    if (waitMs > 0) {
+      this.#schedule.leftUnpublished(Infinity, waitMs, performance.now());
+      this.#syncSoon();
+    }
+    return left;
   }
 
   /** Deletes keys that somebody else has replaced by keys of another type. Never rejects: the next sync fails alike. */
@@ -541,7 +531,7 @@ export class SharedSite {
   }
 
   #keys(node: string): string[] {
-    const names = ["nodes", "meta", "refs", "totals", `n:${node}`];
+    const names = ["nodes", "meta", "refs", "totals", "dirty", `n:${node}`];
     return names.map((name) => keyOf(this.#context.prefix, this.name, name));
   }
 }

@@ -10,7 +10,7 @@
  *     npm run bench -- stalls              for how long the event loop stands still (add `deno`)
  *     npm run bench -- page                what the tag costs a page that carries it, in Chromium
  *     npm run bench -- cluster             what several nodes cost Redis (2 minutes; --nodes 1,3)
- *     npm run bench -- cluster --pages 30000         so many pages on two nodes (--proxy: behind nginx)
+ *     npm run bench -- cluster --pages 90000 --nodes 5         so many pages on all nodes together (--proxy: behind nginx)
  *     npm run bench -- --pages 5000 --rounds 1 --idle 0
  *
  * `floor.ts` has no tokens, `token-floor.ts` has. Every figure of a round comes from a fresh server process, which nobody
@@ -87,8 +87,8 @@ const { values, positionals } = parseArgs({
     paths: { type: "string", default: "1" },
     /** Such as "token floor,service": those alone. */
     only: { type: "string" },
-    /** With `cluster`: on so many nodes, one number after the other. */
-    nodes: { type: "string", default: "1,3" },
+    /** With `cluster`: on so many nodes, one number after the other. With `--pages` one number. */
+    nodes: { type: "string" },
     /** With `cluster --pages`: the pages come through nginx. */
     proxy: { type: "boolean", default: false },
   },
@@ -387,6 +387,6 @@ process.on("exit", removeLeftovers);
 if (positionals.includes("page")) await benchPage(rounds);
 else if (positionals.includes("stalls")) await stalls(positionals.includes("deno") ? "deno" : "bun");
 else if (!positionals.includes("cluster")) await main();
-else if (values.pages === undefined) await cluster(values.nodes.split(",").map(Number));
-else await manyPages(Number(values.pages), values.proxy);
+else if (values.pages === undefined) await cluster((values.nodes ?? "1,3").split(",").map(Number));
+else await manyPages(Number(values.pages), Number(values.nodes ?? 2), values.proxy);
 process.exit(0);

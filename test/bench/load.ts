@@ -62,7 +62,7 @@ export interface Report {
 }
 
 /** How long one order may take, beyond what it waits by itself. */
-const PATIENCE_MS = 120_000;
+const PATIENCE_MS = 300_000; // 90,000 pages on two cores need it
 const QUIET_MS = 2_000;
 
 /** A browser by its headers: a service that refuses robots must not refuse the benchmark. */

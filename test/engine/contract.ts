@@ -21,7 +21,7 @@ const MINUTE = Math.floor(Date.now() / MINUTE_MS);
  * @param openEmpty makes an empty engine
  */
 export function contract(name: string, open: () => Promise<Engine>, openEmpty: () => Promise<Engine>): void {
-  const token = (nonce: number) => ({ nonce, expires: Date.now() + 30_000 });
+  const token = (nonce: number) => ({ site: "spent.example", nonce, expires: Date.now() + 30_000 });
 
   test(`${name}: a secret is made once, and another name replaces a salt`, async () => {
     const engine = await open();

@@ -43,7 +43,7 @@ export const faults: fc.WeightedArbitrary<Step>[] = [
     weight: 1,
     arbitrary: fc.record({
       do: fc.constant("evict" as const),
-      key: fc.constantFrom("nodes", "meta", "refs", "totals"),
+      key: fc.constantFrom("nodes", "meta", "refs", "totals", "dirty"),
       site: fc.constantFrom(...SITES),
     }),
   },

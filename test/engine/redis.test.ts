@@ -37,7 +37,7 @@ suite("redis engine", ["redis-server"], () => {
     const [one, two] = await Promise.all([open(), open()]);
     const secrets = await Promise.all([one.secret("signing", ""), two.secret("signing", "")]);
     expect(new Set(secrets).size).toBe(1);
-    const token = { expires: Date.now() + 30_000, nonce: 99 };
+    const token = { site: "shared.example", expires: Date.now() + 30_000, nonce: 99 };
     const spent = await Promise.all([one.spend(token, Date.now()), two.spend(token, Date.now())]);
     expect(spent.filter(Boolean)).toHaveLength(1);
     const site = "shared.example";

@@ -1,16 +1,9 @@
 /** The scripts on a real Redis, called as a node calls them. */
 import { afterAll, expect, test } from "bun:test";
-import { keyOf } from "../../engine/options.ts";
-import { REAP, type Script, SYNC } from "../../engine/scripts.ts";
 import { suite } from "../support/needs.ts";
 import { endRedis, RedisServer } from "../support/redis.ts";
 import { once } from "../support/waiting.ts";
-
-const LEASE_MS = 10_000;
-const KEY_TTL_MS = 20_000;
-const PREFIX = "headcount:";
-
-let sites = 0;
+import { LEASE_MS, ScriptCalls } from "./script-calls.ts";
 
 afterAll(endRedis);
 
@@ -18,26 +11,10 @@ suite("redis scripts", ["redis-server"], () => {
   const server = once(() => RedisServer.start());
 
   /** A site of its own, and the calls of its nodes. */
-  async function setUp() {
-    const { client } = await server();
-    sites += 1;
-    const site = `site-${sites}.example`;
-    const key = (name: string) => keyOf(PREFIX, site, name);
-    const run = ({ lua }: Script, node: string, args: (string | number)[]) => {
-      const keys = ["nodes", "meta", "refs", "totals", `n:${node}`].map(key);
-      return client.eval(lua, keys.length, ...keys, ...args);
-    };
-    const sync = (node: string, batch: number, changes: string[], pages: string[] = []) =>
-      run(SYNC, node, [node, batch, LEASE_MS, KEY_TTL_MS, "channel", site, changes.length, ...changes, ...pages]);
-    const reap = (node: string, size = 1_000, isOwn = 0) =>
-      run(REAP, node, [node, isOwn, size, KEY_TTL_MS, "channel", site]);
-    const total = async (page = "") => Number(await client.hget(key("totals"), page));
-    const version = async () => Number(await client.hget(key("meta"), "version"));
-    return { client, key, sync, reap, total, version };
-  }
+  const setUp = async () => new ScriptCalls((await server()).client);
 
   test("scripts: a visitor on two nodes counts once, and leaves with the second one", async () => {
-    const { sync, total } = await setUp();
+    const { client, key, sync, total } = await setUp();
     await sync("one", 1, ["+ann", "+ann /"]);
     await sync("two", 1, ["+ann", "+ben"]);
     expect([await total(), await total("/")]).toEqual([2, 1]);
@@ -45,6 +22,7 @@ suite("redis scripts", ["redis-server"], () => {
     expect([await total(), await total("/")]).toEqual([2, 0]);
     await sync("two", 2, ["-ann"]);
     expect(await total()).toBe(1);
+    expect((await client.hkeys(key("refs"))).toSorted()).toEqual(["\n", "ben"]);
   });
 
   test("scripts: the same batch sent again changes nothing, and still answers", async () => {
@@ -52,7 +30,7 @@ suite("redis scripts", ["redis-server"], () => {
     await sync("one", 1, ["+ann"]);
     await sync("two", 1, ["+ann", "+ben"]);
     const before = await version();
-    expect(await sync("two", 1, ["+ann", "+ben"], [""])).toMatchObject({ 4: ["", 2] });
+    expect(await sync("two", 1, ["+ann", "+ben"], [""])).toMatchObject({ 7: ["", 2] });
     expect([await total(), await version()]).toEqual([2, before]);
   });
 
@@ -60,8 +38,8 @@ suite("redis scripts", ["redis-server"], () => {
     const { sync, total, version } = await setUp();
     await sync("one", 1, ["+ann"]);
     const before = await version();
-    expect(await sync("one", 3, ["+ben"])).toEqual([]);
-    expect(await sync("unknown", 2, ["+ben"])).toEqual([]);
+    expect(await sync("one", 3, ["+ben"])).toEqual([[]]);
+    expect(await sync("unknown", 2, ["+ben"])).toEqual([[]]);
     expect(await version()).toBeGreaterThan(before + 1_000_000);
     expect(await total()).toBe(1);
   });
@@ -70,13 +48,13 @@ suite("redis scripts", ["redis-server"], () => {
     const { client, key, sync, reap, total } = await setUp();
     await sync("lives", 1, ["+ann"]);
     await sync("dies", 1, ["+ann", "+ben", "+cid"]);
-    expect(await reap("dies")).toBe(0); // its lease has not expired
+    expect(await reap("dies")).toEqual([0, 0]); // its lease has not expired
     expect(await total()).toBe(3);
     await client.zadd(key("nodes"), "XX", "1", "dies");
-    expect(await sync("lives", 2, [])).toMatchObject({ 3: ["dies"] });
-    expect(await reap("dies", 1)).toBe(2);
-    expect(await sync("dies", 2, [])).toEqual([]);
-    expect(await reap("dies")).toBe(0);
+    expect(await sync("lives", 2, [])).toMatchObject({ 6: ["dies"] });
+    expect(await reap("dies", 1)).toMatchObject({ 0: 2 });
+    expect(await sync("dies", 2, [])).toEqual([[]]);
+    expect(await reap("dies")).toMatchObject({ 0: 0 });
     expect(await total()).toBe(1);
     expect(await client.exists(key("n:dies"))).toBe(0);
   });
@@ -85,7 +63,7 @@ suite("redis scripts", ["redis-server"], () => {
     const { sync, reap, total } = await setUp();
     await sync("former", 1, ["+ann"]);
     await sync("new", 1, ["+ben"]);
-    expect(await reap("former", 1_000, 1)).toBe(0);
+    expect(await reap("former", 1_000, 1)).toMatchObject({ 0: 0 });
     expect(await total()).toBe(1);
   });
 
@@ -95,16 +73,38 @@ suite("redis scripts", ["redis-server"], () => {
       await sync("one", 1, ["+ann"]);
       await sync("two", 1, ["+ben"]);
       await client.del(key(name));
-      expect(await sync("one", 2, [])).toEqual([]);
-      expect(await client.exists(...["nodes", "meta", "refs", "totals"].map(key))).toBe(0);
-      expect(await sync("two", 2, [])).toEqual([]);
+      expect(await sync("one", 2, [])).toEqual([[]]);
+      expect(await client.exists(...["nodes", "meta", "refs", "totals", "dirty"].map(key))).toBe(0);
+      expect(await sync("two", 2, [])).toEqual([[]]);
     }
   });
 
-  test("scripts: all keys of a site have an expiry", async () => {
+  test("scripts: members that the node has, or has not, as Redis knows, make all nodes begin anew", async () => {
+    for (const changes of [["+ann"], ["-ben"], ["+cid", "-ben"]]) {
+      const { client, key, sync } = await setUp();
+      await sync("one", 1, ["+ann"]);
+      expect(await sync("one", 2, changes)).toEqual([[]]);
+      expect(await client.exists(key("meta"))).toBe(0);
+    }
+  });
+
+  test("scripts: the keys that a node makes anew have an expiry, even if the node must begin anew and dies", async () => {
     const { client, key, sync } = await setUp();
-    await sync("one", 1, ["+ann", "+ann /"]);
-    for (const name of ["nodes", "meta", "refs", "totals", "n:one"])
+    expect(await sync("one", 7, [])).toEqual([[]]);
+    for (const name of ["nodes", "meta", "refs", "totals"])
       expect(await client.pttl(key(name))).toBeGreaterThan(LEASE_MS);
+  });
+
+  test("scripts: all keys of a site have an expiry, which every node extends", async () => {
+    const calls = await setUp();
+    const { client, key, sync } = calls;
+    await sync("one", 1, ["+ann", "+ann /"]);
+    await calls.syncUntilWaiting("two", 1, (index) => `+visitor${index}`);
+    for (const name of ["nodes", "meta", "refs", "totals", "dirty", "n:one", "n:two"])
+      expect(await client.pttl(key(name))).toBeGreaterThan(LEASE_MS);
+    await client.pexpire(key("refs"), 5_000);
+    await client.hset(key("meta"), "extended", Date.now() - 60_000);
+    await sync("one", 2, []);
+    expect(await client.pttl(key("refs"))).toBeGreaterThan(LEASE_MS);
   });
 });

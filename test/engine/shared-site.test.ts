@@ -5,7 +5,7 @@ import { durationsOf } from "../../engine/options.ts";
 import { type Script, SYNC } from "../../engine/scripts.ts";
 import { SharedSite } from "../../engine/site.ts";
 import { quiet } from "../support/unit.ts";
-import { sleep } from "../support/waiting.ts";
+import { sleep, until } from "../support/waiting.ts";
 
 const SITE = "a.example";
 const LEASE_MS = 200; // a site settles after 80 ms
@@ -16,22 +16,41 @@ interface Call {
   readonly script: "SYNC" | "REAP";
   readonly node: string;
   readonly batch: number;
+  readonly claims: string[];
   readonly changes: string[];
   readonly pages: string[];
 }
 
-/** An answer of SYNC. */
+/** An answer of SYNC. Without `published` a message has told all versions. */
 const answer = (
   totals: (string | number)[],
-  { version = 1, ageMs = OLD, epoch = "1", expired = [] as string[] } = {},
-) => [epoch, ageMs, version, expired, totals];
+  {
+    version = 1,
+    published = -1,
+    waitMs = 0,
+    ageMs = OLD,
+    epoch = "1",
+    expired = [] as string[],
+    claimed = [] as number[],
+  } = {},
+) => [claimed, epoch, ageMs, version, published < 0 ? version : published, waitMs, expired, totals];
 
-function readCall({ lua }: Script, args: readonly (string | number)[]): Call {
-  const [node, batch, , , , , count] = args;
+/** The answer of SYNC to a node that must begin anew. */
+const UNKNOWN = [[]];
+
+function readCall({ lua }: Script, keys: readonly string[], args: readonly (string | number)[]): Call {
+  const [node, batch, , , , , , , count] = args;
   const script = lua === SYNC.lua ? "SYNC" : "REAP";
-  const list = script === "SYNC" ? args.slice(7).map(String) : [];
+  const list = script === "SYNC" ? args.slice(9).map(String) : [];
   const changes = list.slice(0, Number(count));
-  return { script, node: String(node), batch: Number(batch), changes, pages: list.slice(changes.length) };
+  return {
+    script,
+    node: String(node),
+    batch: Number(batch),
+    claims: keys.slice(6),
+    changes,
+    pages: list.slice(changes.length),
+  };
 }
 
 /** A site, the calls that it made, and the totals that it reported last. */
@@ -43,17 +62,24 @@ function setUp() {
   const link = {
     isAway: true, // then the site syncs only when a test says so
     answeringMs: OLD,
-    run: async (script: Script, _keys: readonly string[], args: readonly (string | number)[]) => {
-      const call = readCall(script, args);
+    run: async (script: Script, keys: readonly string[], args: readonly (string | number)[]) => {
+      const call = readCall(script, keys, args);
       calls.push(call);
-      const next = call.script === "SYNC" ? (answers.shift() ?? answer([])) : 0;
+      const next = call.script === "SYNC" ? (answers.shift() ?? answer([])) : [0, 0];
       if (next instanceof Error) throw next;
       return next;
     },
   };
   const site = new SharedSite(
     SITE,
-    { link, durations: durationsOf(LEASE_MS), log: quiet, prefix: "", channel: "" },
+    {
+      link,
+      durations: durationsOf(LEASE_MS),
+      log: quiet,
+      prefix: "",
+      claimer: { name: "me", ttlMs: 1_000 },
+      channel: "",
+    },
     {
       total: (room, total) => void totals.set(room.page ?? "", total),
       staleChanged: quiet,
@@ -171,7 +197,7 @@ describe("shared site", () => {
     const { site, calls, answers, open } = setUp();
     open(undefined, "ann", "ben");
     await site.sync();
-    answers.push([]);
+    answers.push(UNKNOWN);
     await site.sync();
     await sleep(1);
     const first = calls[0]!.node;
@@ -184,7 +210,7 @@ describe("shared site", () => {
   test("site: a node that Redis never knows does not ask without a pause", async () => {
     const { site, calls, answers, open } = setUp();
     open(undefined, "ann");
-    answers.push(...Array.from({ length: 100 }, () => []));
+    answers.push(...Array.from({ length: 100 }, () => UNKNOWN));
     await site.sync();
     expect(calls.length).toBeLessThan(10);
     expect(site.isStale).toBe(true);
@@ -216,7 +242,7 @@ describe("shared site", () => {
     answers.push(answer(["", 5], { version: 7 }));
     await site.sync();
     const receive = (version: number, total: number, epoch = 1) =>
-      site.received({ site: SITE, epoch, version, totals: new Map([["", total]]) });
+      site.received({ site: SITE, epoch, version, previous: version - 1, totals: new Map([["", total]]) });
     receive(8, 6);
     receive(7, 4);
     receive(9, 3, 0);
@@ -230,7 +256,7 @@ describe("shared site", () => {
     open("/");
     answers.push(answer([], { version: 7 }));
     await site.sync();
-    site.received({ site: SITE, epoch: 1, version: 9, totals: new Map() });
+    site.received({ site: SITE, epoch: 1, version: 9, previous: 8, totals: new Map() });
     await site.sync();
     expect(calls[1]!.pages).toEqual(["", "/"]);
   });
@@ -259,5 +285,82 @@ describe("shared site", () => {
     expect(missing()).toBe(1);
     await site.sync();
     expect(calls.at(-1)!.pages).toEqual([""]);
+  });
+
+  test("site: claims go with the changes in one call, and each gets its answer", async () => {
+    const { site, calls, answers, open } = setUp();
+    const opened = open(undefined, "ann");
+    await site.sync();
+    site.changed(opened, "ben", true);
+    const claims = Promise.all([10, 11].map((nonce) => site.claim(nonce)));
+    answers.push(answer(["", 2], { claimed: [1, 0] }));
+    await site.sync();
+    expect(await claims).toEqual([true, false]);
+    const keys = ["a", "b"].map((nonce) => `{${SITE}}:spent:${nonce}`);
+    expect(calls[1]).toMatchObject({ batch: 2, claims: keys, changes: ["+ben"] });
+  });
+
+  test("site: a claim without an answer is undecided, and is sent again with its batch", async () => {
+    const { site, calls, answers, open } = setUp();
+    open(undefined, "ann");
+    await site.sync();
+    const claim = site.claim(10);
+    answers.push(new Error("Command timed out"));
+    await site.sync();
+    expect(await claim).toBeUndefined();
+    expect(await site.claim(11)).toBeUndefined(); // the site is not live
+    await site.sync();
+    expect(calls.slice(1, 3)).toMatchObject([2, 2].map((batch) => ({ batch, claims: [`{${SITE}}:spent:a`] })));
+    expect(calls.slice(3).every(({ claims }) => claims.length === 0)).toBe(true);
+  });
+
+  test("site: claims that wait are given up when Redis goes away, when the node begins anew, and when it stops", async () => {
+    for (const end of ["away", "anew", "stop"] as const) {
+      const { site, answers, open } = setUp();
+      open(undefined, "ann");
+      await site.sync();
+      if (end === "anew") answers.push([[1]]);
+      const claim = site.claim(10);
+      if (end === "away") site.estimate();
+      else if (end === "stop") site.stop();
+      else await site.sync();
+      expect(await claim).toBe(end === "anew" ? true : undefined);
+    }
+  });
+
+  test("site: on a link that answers, a quiet site syncs by itself at once, and a busy one gathers", async () => {
+    const { site, link, calls, open } = setUp();
+    const opened = open(undefined, "ann");
+    await site.sync();
+    link.isAway = false;
+    site.changed(opened, "ben", true);
+    await sleep(5);
+    expect(calls.length).toBe(2);
+    for (let index = 0; index < 100; index += 1) {
+      site.changed(opened, `visitor${index}`, true);
+      await sleep(1);
+    }
+    await until("all are sent", () => calls.flatMap(({ changes }) => changes).length === 102);
+    expect(calls.length).toBeLessThan(15);
+    site.stop();
+  });
+
+  test("site: what a sync left unpublished makes the site sync again, unless a message comes before", async () => {
+    const { site, link, calls, answers, open } = setUp();
+    open(undefined, "ann");
+    answers.push(answer(["", 1], { version: 7 }));
+    await site.sync();
+    link.isAway = false;
+    answers.push(answer([], { version: 8, published: 7, waitMs: 1 }), answer([], { version: 8 }));
+    await site.sync();
+    await until("the site syncs again", () => calls.length === 3, 1_000);
+    const message = { site: SITE, epoch: 1, totals: new Map<string, number>() };
+    site.received({ ...message, version: 8, previous: 7 });
+    answers.push(answer([], { version: 9, published: 8, waitMs: 1 }));
+    await site.sync();
+    site.received({ ...message, version: 9, previous: 8 });
+    await sleep(200);
+    expect(calls.length).toBe(4);
+    site.stop();
   });
 });
