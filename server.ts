@@ -2,7 +2,7 @@
  * Headcount: how many people are on this site right now?
  *
  * A page that carries the script tag opens one WebSocket to this service. The service counts the visitors behind those
- * sockets and writes the number back into every page as it changes. This file is all of that.
+ * sockets and writes the number back into every page as it changes. This file does the counting.
  *
  * The words, smallest first:
  *
@@ -12,8 +12,8 @@
  *   site         an entry of SITES, chosen by the Origin header, which a browser does not let its pages forge
  *   room         whatever has a number of its own: a site, or one page of it. Its members are visitors, each there once,
  *                however many connections they have. Its audience is the connections that show its number
- *   token        a signed, single-use ticket from `POST /token` to `GET /ws`. All refusals can happen at `/token`, where
- *                a page can read the answer
+ *   token        a signed, single-use ticket from `POST /token` to `GET /ws`. A page can read the answer of `/token`, so
+ *                every check happens there first
  *   engine       keeps what must outlive this process or be agreed upon by several nodes (engine/)
  *   journal      what owners look at afterwards: reading times and peaks (stats/)
  *
@@ -23,7 +23,7 @@
  *
  * Who owns what: `Rooms` owns who is counted and which numbers are published; nothing else can change a number.
  * `Connections` owns the sockets, `Guard` the limits, `Journal` the past. Each receives objects under an interface that
- * lets it change only its own fields. Time is an argument wherever it matters.
+ * shows only its own fields as changeable. Time is an argument wherever it matters.
  *
  * Deliberately absent: a time window ("in the last 5 minutes"), polling, one timer per visitor, buffering for slow
  * readers (they are closed and reconnect), and trust in anything a page says about itself except its name.
@@ -78,7 +78,7 @@ import {
   type SharedSettings,
 } from "./engine/engine.ts";
 import { inPortions } from "./engine/portions.ts";
-import { createCalendar } from "./stats/calendar.ts";
+import { createCalendar, dateOf } from "./stats/calendar.ts";
 import { type EngineOptions, readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
@@ -95,7 +95,7 @@ import { type TotalNumbers, Totals } from "./stats/totals.ts";
 /** How many connections a visitor has in a room or, when none is left, the departure that waits for the end of grace. */
 type Presence = number | Departure;
 
-/** A visitor leaves a room at a time, unless the visitor comes back before it. */
+/** The time at which a visitor leaves a room, unless the visitor comes back first. */
 interface Departure {
   readonly site: SiteState;
   readonly room: RoomState;
@@ -144,6 +144,8 @@ export interface Publication {
   readonly page: Room;
   readonly siteChanged: boolean;
   readonly pageChanged: boolean;
+  /** When the first of the changes happened. */
+  readonly changedAt: number;
 }
 
 interface RoomState extends Room {
@@ -152,8 +154,10 @@ interface RoomState extends Room {
   readonly audience: Viewer[];
   count: number | undefined;
   published: number | undefined;
-  /** The highest count since `takePeaks` was called last. */
-  highest: number;
+  /** Whether a connection was told a count that was not published. */
+  isAhead: boolean;
+  /** Since `takePeaks` was called last. */
+  highestCount: number;
 }
 
 interface SiteState extends Site {
@@ -173,9 +177,9 @@ const ownSite = (site: Site) => site as SiteState;
 const SCAN_MS = 50; // how often departures and waiting sites are looked at
 const MAX_DEPARTURES = 4_000; // per scan: those of 20,000 visitors who close their page at once take half a second
 const MIN_INTERVAL_MS = 100;
-const MAX_INTERVAL_MS = 750; // plus the time of a broadcast to 20,000 pages, this is within the promised second
-/** A frame to one page costs about 10 µs (measured). Broadcasts may take a fifteenth of the time, hence 150 µs per page. */
-const INTERVAL_MS_PER_PAGE = 0.15;
+const MAX_INTERVAL_MS = 750; // plus the time of a broadcast to 20,000 connections, this is within the promised second
+/** A frame costs about 10 µs (measured). Broadcasts may take a fifteenth of the time, hence 150 µs per connection. */
+const INTERVAL_MS_PER_CONNECTION = 0.15;
 
 export class Rooms {
   readonly #sites = new Map<string, SiteState>();
@@ -244,11 +248,17 @@ export class Rooms {
     return room.members.get(visitor) === 1;
   }
 
+  /** The counts for a frame to one connection. They may be newer than the published ones. */
+  countsFor({ site, room }: Viewer): { site: number | undefined; page: number | undefined } {
+    for (const told of [ownRoom(site.room), ownRoom(room)]) told.isAhead ||= told.count !== told.published;
+    return { site: site.room.count, page: room.count };
+  }
+
   /** The highest count of each site since the last call. */
   takePeaks(): { site: string; peak: number }[] {
     return Array.from(this.#sites.values(), ({ room }) => {
-      const peak = room.highest;
-      room.highest = room.count ?? 0;
+      const peak = room.highestCount;
+      room.highestCount = room.count ?? 0;
       return { site: room.site, peak };
     });
   }
@@ -266,15 +276,15 @@ export class Rooms {
     site.audience += 1;
     this.#connections += 1;
     this.#enter(viewer, site.room, now);
-    this.#show(viewer, room, now);
+    this.#joinPage(viewer, room, now);
     if (site.audience === 1) site.room.published = site.room.count; // the first frame tells it
   }
 
   /** The connection now shows another page of its site. The number of the site cannot change. */
   move(viewer: Viewer, page: string, now: number): void {
-    this.#hide(viewer);
+    this.#leaveAudience(viewer);
     this.#leave(viewer, ownRoom(viewer.room), now);
-    this.#show(viewer, this.#openRoom(ownSite(viewer.site), page), now);
+    this.#joinPage(viewer, this.#openRoom(ownSite(viewer.site), page), now);
   }
 
   /** The connection closed. Called once for each connection that was opened. */
@@ -282,7 +292,7 @@ export class Rooms {
     const site = ownSite(viewer.site);
     site.audience -= 1;
     this.#connections -= 1;
-    this.#hide(viewer);
+    this.#leaveAudience(viewer);
     this.#leave(viewer, ownRoom(viewer.room), now);
     this.#leave(viewer, site.room, now);
   }
@@ -321,21 +331,25 @@ export class Rooms {
 
   /** Publishes the dirty rooms of a site: to all its pages when the site's number changed, else to the changed pages. */
   #publish(site: SiteState, now: number): Publication[] {
-    const changed = new Set([...site.dirty].filter((room) => room.count !== room.published));
+    const changed = new Set([...site.dirty].filter((room) => room.isAhead || room.count !== room.published));
+    const changedAt = site.dirtySince;
     site.dirty.clear();
     if (changed.size === 0) return [];
     site.nextPublishAt = now + this.#intervalMs();
-    for (const room of changed) room.published = room.count;
+    for (const room of changed) {
+      room.published = room.count;
+      room.isAhead = false;
+    }
     const siteChanged = changed.has(site.room);
     const pages = siteChanged ? [...site.pages.values()] : [...changed];
     return pages
       .filter((page) => page.audience.length > 0)
-      .map((page) => ({ site, page, siteChanged, pageChanged: changed.has(page) }));
+      .map((page) => ({ site, page, siteChanged, pageChanged: changed.has(page), changedAt }));
   }
 
   /** How long a site that was published rests. The time grows with the number of connections of this node. */
   #intervalMs(): number {
-    return Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, this.#connections * INTERVAL_MS_PER_PAGE));
+    return Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, this.#connections * INTERVAL_MS_PER_CONNECTION));
   }
 
   #openSite(name: string): SiteState {
@@ -359,11 +373,11 @@ export class Rooms {
 
   #newRoom(site: string, page: string | undefined): RoomState {
     const count = this.#cluster === undefined ? 0 : undefined;
-    return { site, page, members: new Map(), audience: [], count, published: count, highest: 0 };
+    return { site, page, members: new Map(), audience: [], count, published: count, isAhead: false, highestCount: 0 };
   }
 
-  /** The connection joins the audience of a page. */
-  #show(viewer: Viewer, room: RoomState, now: number): void {
+  /** The connection joins the audience of a page, and its visitor is counted there. */
+  #joinPage(viewer: Viewer, room: RoomState, now: number): void {
     viewer.room = room;
     viewer.place = room.audience.push(viewer) - 1;
     this.#enter(viewer, room, now);
@@ -379,7 +393,7 @@ export class Rooms {
   }
 
   /** The connection leaves the audience of its page. The last one of the audience takes its place. */
-  #hide({ room, place }: Viewer): void {
+  #leaveAudience({ room, place }: Viewer): void {
     const { audience } = ownRoom(room);
     const last = audience.pop();
     if (last === undefined || place === audience.length) return;
@@ -430,7 +444,7 @@ export class Rooms {
 
   #setCount(site: SiteState, room: RoomState, count: number, now: number): void {
     room.count = count;
-    room.highest = Math.max(room.highest, count);
+    room.highestCount = Math.max(room.highestCount, count);
     if (site.dirty.size === 0) {
       site.dirtySince = now;
       (now >= site.nextPublishAt ? this.#ready : this.#waiting).add(site);
@@ -452,7 +466,7 @@ export class Rooms {
 
 // ── 2. Connections ───────────────────────────────────────────────────────────────────────────────────────────────────
 // The open sockets: admission, frames in and out, heartbeat, drain. A connection has no timer and no closure of its own:
-// one sweep a second looks after all of them.
+// one sweep four times a second looks after all of them.
 
 /** One open tab and its socket. `Rooms` and `Journal` change their fields through `Viewer` and `View`. */
 export class Connection implements Viewer, View {
@@ -460,13 +474,13 @@ export class Connection implements Viewer, View {
   /** Set by `Rooms.open`. */
   declare readonly site: Site;
   declare readonly room: Room;
-  readonly place = 0;
+  readonly place: number = 0;
 
-  readonly beganAt = 0;
+  readonly beganAt: number = 0;
   readonly activeSince: number | undefined = undefined;
-  readonly activeMs = 0;
+  readonly activeMs: number = 0;
   readonly recordedSeconds: number | undefined = undefined;
-  readonly isRecorded = false;
+  readonly isRecorded: boolean = false;
 
   /** The key by which the limits of its address are counted. */
   readonly addressKey: string;
@@ -519,7 +533,7 @@ export interface ConnectionsOptions {
   readonly journal: Journal;
   readonly totals: Totals;
   readonly heartbeatMs: number;
-  /** Is told how long each change waited until it had been sent to everybody, in milliseconds. */
+  /** Is told how long a change waited until it had been sent to the whole audience of a page, in milliseconds. */
   readonly onBroadcast?: (delayMs: number) => void;
   readonly clock?: Clock;
 }
@@ -539,8 +553,8 @@ const MAX_WINDOW_SECONDS = 8;
 const RECONNECTS_PER_SECOND = 2_500; // a node takes as many with ease
 const DRAIN_MS = 8_000;
 const RECORD_MS = 5_000; // how much of the statistics a crash may lose
-const MAX_SWEEP_MS = 250; // of 18,000 pages, 180 are pinged in this time, and their numbers are read again
-const PORTION_MS = 10; // so long are frames sent without a pause for everything else
+const SWEEP_INTERVAL_MS = 250; // of 18,000 connections, 180 are pinged in this time, and their numbers are read again
+const PORTION_MS = 10; // frames are sent for this long before everything else gets a turn
 const MAX_REFRESHES = 100; // per scan: each asks the engine for a median
 
 const PageFrame = v.pipe(
@@ -565,6 +579,7 @@ export class Connections implements SocketEvents<Connection> {
   /** The frames of a broadcast that are not sent yet. */
   #broadcast: Generator<[Connection, string], void> | undefined;
   #willFlush = false;
+  #recording: Promise<void> | undefined;
   #sweptAt = Infinity;
   /** Once the node stops: the time in seconds in which pages are to reconnect. */
   #reconnectWindow: string | undefined;
@@ -670,7 +685,8 @@ export class Connections implements SocketEvents<Connection> {
       this.#toRefresh.add(connection);
     }
     this.#moved.clear();
-    this.#broadcast ??= this.#frames(this.#rooms.tick(this.#clock.now())); // what changes during a broadcast waits
+    if (this.#broadcast !== undefined) return; // changes wait until the last broadcast has been sent
+    this.#broadcast = this.#frames(this.#rooms.tick(this.#clock.now()));
     this.#sendPortion();
   }
 
@@ -682,6 +698,7 @@ export class Connections implements SocketEvents<Connection> {
       if (this.#clock.now() >= pauseAt) return void setImmediate(this.#sendNextPortion);
     }
     this.#broadcast = undefined;
+    this.flushSoon();
   }
 
   readonly #sendNextPortion = guarded(() => this.#sendPortion());
@@ -700,11 +717,11 @@ export class Connections implements SocketEvents<Connection> {
    */
   *#frames(publications: readonly Publication[]): Generator<[Connection, string], void> {
     for (const publication of publications) {
-      const { site, page } = publication;
+      const { page, changedAt } = publication;
       const frame = this.#publicationFrame(publication);
       for (let left = page.audience.length; left > 0; left = Math.min(left - 1, page.audience.length))
         yield [ownConnection(page.audience[left - 1]!), frame];
-      this.#onBroadcast(this.#clock.now() - site.dirtySince);
+      this.#onBroadcast(this.#clock.now() - changedAt);
     }
   }
 
@@ -735,7 +752,7 @@ export class Connections implements SocketEvents<Connection> {
    * not known, are sent to this connection now, and to others when their numbers are repeated.
    * @returns undefined when all is up to date, as it is for most connections
    */
-  refresh(connection: Connection): Promise<void> | undefined {
+  countAndRefresh(connection: Connection): Promise<void> | undefined {
     const { visitor, room } = connection;
     const counting = visitor === "" ? undefined : this.#totals.countVisitor(room.site, visitor);
     return counting === undefined ? this.#readNumbers(connection) : counting.then(() => this.#readNumbers(connection));
@@ -745,7 +762,7 @@ export class Connections implements SocketEvents<Connection> {
   refreshMoved(): void {
     for (const connection of [...this.#toRefresh].slice(0, MAX_REFRESHES)) {
       this.#toRefresh.delete(connection);
-      this.refresh(connection)?.catch(report);
+      this.countAndRefresh(connection)?.catch(report);
     }
   }
 
@@ -772,10 +789,18 @@ export class Connections implements SocketEvents<Connection> {
     } else if (now >= connection.pingAt || now >= connection.repeatAt) this.#pingAndRepeat(connection, socket, now);
   }
 
-  /** Gives the journal's sums to the engine. */
-  async record(): Promise<void> {
+  /** Gives the journal's sums to the engine, and forgets addresses that have asked for nothing lately. A call during another one waits for that one. */
+  record(): Promise<void> {
+    this.#recording ??= this.#recordOnce().finally(() => {
+      this.#recording = undefined;
+    });
+    return this.#recording;
+  }
+
+  async #recordOnce(): Promise<void> {
     await this.#journal.record(this.#all(), this.#clock.now());
     await this.#totals.countWaiting(); // those whom the engine did not take before
+    this.#guard.forgetIdle();
   }
 
   /** Starts the timers that drive all of this. @returns a function that stops them */
@@ -791,7 +816,7 @@ export class Connections implements SocketEvents<Connection> {
       ),
       setInterval(
         guarded(() => this.sweep()),
-        Math.min(MAX_SWEEP_MS, this.#heartbeatMs / 4),
+        Math.min(SWEEP_INTERVAL_MS, this.#heartbeatMs / 4),
       ),
       setInterval(record, RECORD_MS),
     ];
@@ -845,7 +870,7 @@ export class Connections implements SocketEvents<Connection> {
     }
     if (repeats) {
       connection.repeatAt = now + REPEAT_MS;
-      this.refresh(connection)?.catch(report);
+      this.countAndRefresh(connection)?.catch(report);
     }
   }
 
@@ -872,7 +897,7 @@ export class Connections implements SocketEvents<Connection> {
     const peak = this.#journal.dayPeak(site.room);
     const read = this.#journal.median(room);
     const totals = this.#totals.numbers(room.site, room.page ?? "");
-    this.#send(connection, this.#frame({ site: site.room.count, page: room.count, peak, read, ...totals, ...more }));
+    this.#send(connection, this.#frame({ ...this.#rooms.countsFor(connection), peak, read, ...totals, ...more }));
   }
 
   #frame(numbers: Numbers): string {
@@ -1147,14 +1172,14 @@ function addSocketRoute(
     const claims = signer.readToken(origin, queryOf(c, "token") ?? "", engine.wallClock());
     if (claims === undefined) return refuse(c, "token");
     const stopTimer = metrics.claimDuration.startTimer();
-    const isClaimed = await engine.spend({ ...claims, site }, engine.wallClock());
+    const isUnspent = await engine.spend({ ...claims, site }, engine.wallClock());
     stopTimer();
-    if (!isClaimed) return refuse(c, "token");
+    if (!isUnspent) return refuse(c, "token");
     const addressKey = c.get("addressKey");
     const refused = guard.checkBan(addressKey) ?? connections.refusal(site, claims.visitor, addressKey);
     if (refused !== undefined) return refuse(c, refused);
     const connection = connections.admit(site, claims, addressKey);
-    await connections.refresh(connection); // so that peak and reading time are in the first frame
+    await connections.countAndRefresh(connection); // so that peak and reading time are in the first frame
     const response = c.env.upgrade(connection);
     if (response === undefined) {
       connections.closed(connection);
@@ -1197,8 +1222,11 @@ function createIdentify(settings: Settings, signer: Signer, engine: Engine, toda
   const seen = new LRUCache<string, true>({ max: CACHED_HASH_VISITORS });
   return async (c: RequestContext, site: string, stored: string | undefined): Promise<Asker> => {
     if (settings.IDENTITY === "hash") {
-      const day = new Date(engine.wallClock()).toISOString().slice(0, 10);
-      if (salt.day !== day) salt = { day, value: await engine.secret("salt", day) };
+      const day = dateOf(today());
+      if (salt.day !== day) {
+        salt = { day, value: await engine.secret("salt", day) };
+        seen.clear();
+      }
       const visitor = hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? "");
       const isNew = !seen.has(visitor);
       seen.set(visitor, true);
@@ -1326,7 +1354,6 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   });
   engine.cluster?.share(sharedSettings(settings, allowedSites, signer));
   const password = settings.ADMIN_PASSWORD ?? (await engine.secret("admin", "")).slice(0, GENERATED_PASSWORD_LENGTH);
-  const stats = { journal, totals, today, metrics };
   const parts = {
     settings,
     allowedSites,
@@ -1338,20 +1365,24 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     assets,
     version,
     password,
-    ...stats,
+    journal,
+    totals,
+    today,
+    metrics,
   };
   return { ...parts, clock, app: createApp(parts) };
 }
 
 /** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */
 function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Signer): SharedSettings {
-  const { GRACE_SECONDS, TOKEN_TTL_SECONDS, IDENTITY } = settings;
+  const { GRACE_SECONDS, TOKEN_TTL_SECONDS, IDENTITY, TZ } = settings;
   return {
     SECRET: signer.fingerprint,
     SITES: [...names].toSorted().join(" "),
     GRACE_SECONDS: String(GRACE_SECONDS),
     TOKEN_TTL_SECONDS: String(TOKEN_TTL_SECONDS),
     IDENTITY,
+    TZ,
   };
 }
 

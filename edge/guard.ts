@@ -264,6 +264,21 @@ export class Guard {
     }
   }
 
+  /** How many blocks of addresses are remembered, apart from bans. */
+  get size(): number {
+    return this.#connected.size + this.#idle.size;
+  }
+
+  /** Forgets the addresses that have neither asked for anything in the last minute, nor have anything open, nor are banned. */
+  forgetIdle(): void {
+    const now = this.#now();
+    for (const name of this.#idle.rkeys()) {
+      if (now < (this.#idle.peek(name)?.minuteEndsAt ?? 0)) break; // the following ones have asked later
+      this.#idle.delete(name);
+    }
+    for (const name of this.#bans.rkeys()) if (!this.#isBanned(name)) this.#bans.delete(name);
+  }
+
   /** What is known of a block in the current minute. */
   #block(name: string): Block {
     const now = this.#now();
@@ -290,7 +305,7 @@ export class Guard {
   }
 
   #isBanned(name: string): boolean {
-    return this.#now() < (this.#bans.get(name) ?? 0);
+    return this.#now() < (this.#bans.peek(name) ?? 0);
   }
 }
 

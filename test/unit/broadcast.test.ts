@@ -53,3 +53,35 @@ test("broadcast: when most pages close at once, the rest are sent the new number
   for (let turn = 0; turn < 80; turn += 1) await nextTurn();
   for (const { socket } of pages) expect(socket.sent.at(-1)?.site).toBe(61);
 });
+
+test("broadcast: however often it is flushed meanwhile, one portion goes out in a turn", async () => {
+  const { connections, open, pages } = await setUp(60);
+  const sent = () => pages.reduce((sum, { socket }) => sum + socket.sent.length, 0);
+  open("one more");
+  connections.flush();
+  for (let turn = 0; turn < 70; turn += 1) {
+    const before = sent();
+    connections.flush();
+    await nextTurn();
+    expect(sent() - before).toBeLessThanOrEqual(1);
+  }
+  for (const { socket } of pages) expect(socket.sent.at(-1)?.site).toBe(61);
+});
+
+test("broadcast: whoever comes while a number changes and changes back shows the number that is true", async () => {
+  const clock = new FakeClock();
+  const service = await testService({ GRACE_SECONDS: "0" }, clock);
+  const { connections } = service;
+  const pass = (ms: number) => {
+    for (const end = clock.time + ms; clock.time < end; clock.time += 50) connections.flush();
+  };
+  const ann = connect(service, "ann");
+  const ben = connect(service, "ben");
+  pass(200); // published: 2
+  connect(service, "cid");
+  pass(50); // published: 3, and the site rests
+  const dan = connect(service, "dan");
+  connections.closed(ben.connection);
+  pass(5_000);
+  for (const { socket } of [ann, dan]) expect(socket.sent.at(-1)).toMatchObject({ site: 3, page: 3 });
+});

@@ -311,3 +311,20 @@ describe("connections: drain", () => {
     await drained;
   });
 });
+
+describe("connections: statistics", () => {
+  test("while the engine is slow, statistics are given to it once at a time", async () => {
+    const { service, connections, engine } = await setUp();
+    connect(service, "ann");
+    const stored = Promise.withResolvers<void>();
+    const record = spyOn(engine, "record").mockReturnValue(stored.promise);
+    const finished: string[] = [];
+    const first = connections.record().then(() => finished.push("first"));
+    const second = connections.record().then(() => finished.push("second"));
+    await Bun.sleep(20);
+    expect(finished).toEqual([]);
+    stored.resolve();
+    await Promise.all([first, second]);
+    expect(record).toHaveBeenCalledTimes(1);
+  });
+});

@@ -108,6 +108,30 @@ describe("guard", () => {
     expect(guard.checkNewConnection("192.0.2.1", visitor)).toBe("address_pages");
   });
 
+  test("addresses are forgotten after a minute, unless they have pages open or are banned", () => {
+    let now = 0;
+    const guard = new Guard(readSettings({ MAX_TOKENS_PER_IP: "1" }), undefined, () => now);
+    guard.connectionOpened("192.0.2.1");
+    for (let i = 0; i < 20; i += 1) guard.checkTokenRequest("192.0.2.2");
+    for (let i = 0; i < 100; i += 1) guard.checkTokenRequest(`198.51.100.${i}`);
+    now += 30_000;
+    for (let i = 0; i < 50; i += 1) guard.checkTokenRequest(`203.0.113.${i}`);
+    guard.forgetIdle();
+    expect(guard.size).toBe(152);
+    now += 30_000;
+    guard.forgetIdle();
+    expect(guard.size).toBe(51);
+    expect(guard.checkBan("192.0.2.2")).toBe("address");
+    now += 570_000;
+    guard.forgetIdle();
+    expect(guard.size).toBe(1);
+    guard.connectionClosed("192.0.2.1");
+    guard.forgetIdle();
+    now += 60_000;
+    guard.forgetIdle();
+    expect(guard.size).toBe(0);
+  });
+
   test("when the service is nearly full, observers are refused first", () => {
     const guard = new Guard(readSettings({ MAX_CONNECTIONS: "100" }));
     const at = (connections: number, isObserver: boolean) =>

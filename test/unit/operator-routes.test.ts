@@ -103,7 +103,7 @@ describe("the operator's routes", () => {
   test("has views and visitors by day, for the operator", async () => {
     const { service, request } = await setUp();
     const { connection } = connect(service, "ann", "/a");
-    await service.connections.refresh(connection);
+    await service.connections.countAndRefresh(connection);
     await service.connections.record();
     expect((await request("/dashboard/days?site=example.com")).status).toBe(401);
     const date = new Date().toISOString().slice(0, 10);

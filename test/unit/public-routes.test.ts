@@ -8,7 +8,7 @@ describe("GET /count", () => {
     const { service, json } = await setUp();
     const ann = connect(service, "ann", "/a");
     connect(service, "ann", "/b");
-    await service.connections.refresh(ann.connection);
+    await service.connections.countAndRefresh(ann.connection);
     const numbers = { site: 1, peak: 1, total: 2, visitors: 0, today: 1 };
     expect(await json("/count?site=example.com")).toEqual(numbers);
     expect(await json("/count?site=example.com&page=/a/")).toEqual({ ...numbers, page: 1, views: 1 });

@@ -186,7 +186,7 @@ describe("rooms", () => {
     expect(ann.site.room.count).toBeUndefined();
     expect(rooms.tick(0)).toEqual([]);
     rooms.setCount(ann.site.room, 7);
-    expect(rooms.tick(1)).toEqual([{ site: ann.site, page: ann.room, siteChanged: true, pageChanged: false }]);
+    expect(rooms.tick(1)).toMatchObject([{ page: { page: "/" }, siteChanged: true, pageChanged: false, changedAt: 1 }]);
     rooms.close(ann, 2);
     rooms.tick(2 + GRACE);
     expect(changes).toEqual(["ann out /", "shut /", "ann out example.com", "shut example.com"]);

@@ -1,5 +1,5 @@
 /** Who gets a token, and whom a token lets in. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { answer, FIREFOX, setUp } from "../support/routes.ts";
 
 describe("POST /token and GET /ws", () => {
@@ -125,6 +125,19 @@ describe("POST /token and GET /ws", () => {
     for (let i = 0; i < 8; i += 1) statuses.push((await token({}, { "User-Agent": `${FIREFOX} ${i}` })).status);
     expect(statuses).toEqual([200, 200, 200, 200, 200, 429, 429, 429]);
     expect((await token({}, { "User-Agent": `${FIREFOX} 0` })).status).toBe(200); // known already
+  });
+
+  test("with IDENTITY=hash, a visitor is another one after midnight in TZ, and not at another time", async () => {
+    const { engine, token, connect, admitted } = await setUp({ IDENTITY: "hash", TZ: "Asia/Shanghai" });
+    const visitorAt = async (time: string) => {
+      spyOn(engine, "wallClock").mockReturnValue(Date.parse(time));
+      await connect((await answer(await token())).token);
+      return admitted.at(-1)?.visitor;
+    };
+    const before = await visitorAt("2026-05-01T23:59:00+08:00");
+    const morning = await visitorAt("2026-05-02T07:59:00+08:00");
+    expect(await visitorAt("2026-05-02T08:01:00+08:00")).toBe(morning); // midnight in UTC
+    expect(morning).not.toBe(before);
   });
 
   test("the service's own site has one name, whatever the case of Host", async () => {
