@@ -140,7 +140,7 @@ export class RedisCluster implements Cluster {
     this.#reportStale();
   }
 
-  /** Sends all changes, and keeps this node's visitors counted until they are back. Nothing is sent afterwards. */
+  /** Sends all changes, and keeps this node's visitors counted until they are back. Only `close` sends once more. */
   async hold(): Promise<void> {
     this.#stop();
     await Promise.all(Array.from(this.#sites.values(), (site) => site.hold()));

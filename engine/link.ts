@@ -1,8 +1,8 @@
 /**
  * The connection to Redis, and the knowledge whether Redis answers.
  *
- * A command fails within the timeout. Once a command has failed so, Redis is away: further commands fail at once, until a
- * probe is answered. The client never repeats or queues commands by itself; whoever sent a command decides what to do.
+ * A command fails within the timeout. After such a timeout Redis is away: further commands fail at once, until a probe is
+ * answered. The client never repeats or queues commands by itself; whoever sent a command decides what to do.
  */
 
 import { Cluster, Redis, type RedisOptions, ReplyError } from "ioredis";

@@ -7,7 +7,7 @@
  *     restoring:<name>    any      what will be the key <name> once all of an export is there; expires
  *     restored            string   the id of the export that takes the place of the keys of the site; expires
  *
- * An export is restored site by site in the end, each of them at once. Whoever interrupts that goes on with the same file.
+ * In the end an export takes effect site by site, each site at once. After an interruption, import the same file again.
  *
  * When Redis loses its data, nodes restore totals, and not what was imported from where: the same import would then be added
  * once more. After a restore, visitors of the day count as visitors of earlier days. Should Redis lose its data on the same

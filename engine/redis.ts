@@ -108,10 +108,14 @@ import { UnlistedSites } from "./unlisted.ts";
 
 interface Secret {
   readonly key: string;
+  readonly name: string;
   readonly value: string;
   /** undefined for a secret that stays */
   readonly ttlSeconds: number | undefined;
 }
+
+/** Names are dates, or numbers of days. */
+const isLater = (name: string, other: string) => name.localeCompare(other, "en", { numeric: true }) > 0;
 
 const sha256 = (text: string) => createHash("sha256").update(text).digest("base64url");
 
@@ -135,6 +139,7 @@ class Secrets implements SecretStore {
       throw new Error(`Cannot keep the ${kind} secret in Redis: ${messageOf(error)}`, { cause: error });
     });
     this.#last.set(kind, { ...proposal, value });
+    if (last !== undefined && isLater(name, last.name)) await this.#throwAway(last);
     return value;
   }
 
@@ -160,7 +165,12 @@ class Secrets implements SecretStore {
     const ttlSeconds = ttlOfSecret(kind);
     if (last?.key === key) return last;
     const value = last === undefined || kind === "day" ? newSecret() : sha256(last.value + name);
-    return { key, ttlSeconds, value };
+    return { key, name, ttlSeconds, value };
+  }
+
+  /** The secret of a day that is over. A node that still uses it has it in memory. */
+  async #throwAway({ key }: Secret): Promise<void> {
+    await this.#link.ask((client) => client.unlink(key)).catch(() => {}); // deliberate: the key expires in two days anyway
   }
 
   /** Stores the secret unless Redis has one. Returns the one that Redis has. */

@@ -1,7 +1,8 @@
 /**
  * The Lua scripts that run inside Redis.
  *
- * Only scripts write to the keys of a site. Redis runs a script alone, so the keys of a site always agree with each other.
+ * Only scripts write the keys of the live counts. Redis runs a script alone, so the keys of a site always agree with each
+ * other. Statistics are written by scripts too, and by `redis-transfer.ts` when an export is restored.
  * A script gets all the keys that it touches as arguments.
  */
 
@@ -391,10 +392,15 @@ end
  * be changed, the last error, {value of each cell, or -1}}.
  *
  * KEYS: mark of the node's last part, counts, days, views by page, base.
- * ARGV: number of the part (0: only raise), number of the last part that Redis has confirmed to the node (0: unknown) and the
- * epoch of that, epoch in which the part was sent before ("": never), life of the mark in s, limit of pages, name of the page of all others, life of the base
- * in s, life of the numbers in s ("" for ever); then for each cell: name, what to add, the value that the node knows, and the
- * epoch of that.
+ * ARGV:
+ *   1     number of the part; 0 only raises
+ *   2, 3  number of the last part that Redis has confirmed to the node (0: unknown), and the epoch of that part
+ *   4     epoch in which the part was sent before ("": never)
+ *   5     life of the mark in s
+ *   6, 7  limit of pages, and the name of the page of all others
+ *   8     life of the base in s
+ *   9     life of the numbers in s ("" for ever)
+ * and then for each cell: name, what to add, the value that the node knows, and the epoch of that value.
  */
 export const VIEWS = script(`${TOTALS_COMMON}
 local mark, counts, days, views, base = unpack(KEYS)

@@ -255,7 +255,7 @@ export class SharedSite {
     this.#listener.staleChanged(this);
   }
 
-  /** Sends all changes, and keeps the lease for as long as visitors may take to come back. Nothing is sent afterwards. */
+  /** Sends all changes, and keeps the lease for as long as visitors may take to come back. A second call renews that lease. */
   async hold(): Promise<void> {
     this.#isStopped = true;
     this.#leaseMs = this.#context.durations.holdLeaseMs;

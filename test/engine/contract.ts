@@ -31,6 +31,7 @@ export function contract(name: string, open: () => Promise<Engine>, openEmpty: (
     const monday = await engine.secret("salt", "monday");
     expect(await engine.secret("salt", "monday")).toBe(monday);
     expect(await engine.secret("salt", "tuesday")).not.toBe(monday);
+    expect(await engine.secret("salt", "monday")).not.toBe(monday);
     await engine.close();
   });
 
@@ -43,6 +44,7 @@ export function contract(name: string, open: () => Promise<Engine>, openEmpty: (
     expect(await engine.secret("day", earlier)).toBe(otherKey);
     expect(await engine.secret("day", today)).toBe(key);
     expect(await engine.secret("day", tomorrow)).not.toBe(key);
+    expect(await engine.secret("day", today)).not.toBe(key);
     await engine.close();
   });
 
