@@ -949,6 +949,7 @@ export interface AppOptions {
   readonly totals: Totals;
   readonly engine: Engine;
   readonly metrics: Metrics;
+  readonly clock: Clock;
   readonly assets: Assets;
   readonly version: string;
   /** The day that it is now, on the calendar of TZ. */
@@ -1002,7 +1003,8 @@ export function createApp(options: AppOptions): Hono<App> {
   });
   addTokenRoute(app, options, embedderOf, refuse);
   addSocketRoute(app, options, embedderOf, refuse);
-  addPublicRoutes(app, { journal, totals, engine, live, connections, forSite, pageName, paramsOf, refuse });
+  const now = () => options.clock.now();
+  addPublicRoutes(app, { journal, totals, engine, live, connections, now, forSite, pageName, paramsOf, refuse });
   addStatsRoutes(app, {
     journal,
     totals,
@@ -1294,7 +1296,6 @@ export interface ServiceOptions {
 
 export interface Service extends AppOptions {
   readonly app: Hono<App>;
-  readonly clock: Clock;
 }
 
 /** Builds the service. Nothing runs, and nobody is counted, before `startService`. */
@@ -1335,12 +1336,13 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     rooms,
     connections,
     engine,
+    clock,
     assets,
     version,
     password,
     ...stats,
   };
-  return { ...parts, clock, app: createApp(parts) };
+  return { ...parts, app: createApp(parts) };
 }
 
 /** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */

@@ -5,6 +5,7 @@
 import { URL, URLSearchParams } from "node:url";
 import type { Context } from "hono";
 import ipaddr from "ipaddr.js";
+import { canBeName } from "../engine/engine.ts";
 import { siteEntry, type WebOrigin } from "../shared/site-entry.ts";
 
 /** One entry of SITES. All origins that match the entry are counted together, under its name. */
@@ -107,8 +108,6 @@ export class AllowedSites {
 }
 
 const MAX_PAGE_NAME_LENGTH = 1_024;
-// oxlint-disable-next-line no-control-regex -- these characters must not be stored, logged or shown
-const CONTROL_CHARACTER = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
 /** Normalising takes quadratic time in a run of marks. Text of any language has at most 30 in a row (Unicode TR 15, 13). */
 const TOO_MANY_MARKS = /\p{M}{31}/u;
 
@@ -120,8 +119,7 @@ export function pageName(text: string): string | undefined {
   const path = decoded(text.replace(/\?[^#]*/, ""));
   if (text === "" || path.length > MAX_PAGE_NAME_LENGTH || TOO_MANY_MARKS.test(path)) return undefined;
   const name = path.normalize("NFC").replace(/\/(index\.html?)?$/, "") || "/";
-  const isValid = name.length <= MAX_PAGE_NAME_LENGTH && !CONTROL_CHARACTER.test(name) && name.isWellFormed();
-  return isValid ? name : undefined;
+  return name.length <= MAX_PAGE_NAME_LENGTH && canBeName(name) ? name : undefined;
 }
 
 function decoded(path: string): string {

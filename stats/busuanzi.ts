@@ -11,6 +11,7 @@
 import { URL } from "node:url";
 import { gunzipSync } from "node:zlib";
 import * as v from "valibot";
+import { parseJson } from "../engine/engine.ts";
 
 export const BUSUANZI = "https://busuanzi.ibruce.info";
 
@@ -42,7 +43,8 @@ const withoutThis = (count: number) => Math.max(0, count - 1);
 export async function askBusuanzi(server: string, page: string, sleep: Sleep): Promise<BusuanziCount> {
   const callback = `BusuanziCallback_${Math.floor(Math.random() * 2 ** 40)}`; // as busuanzi's script does
   const text = await fetchWithRetries(`${server}/busuanzi?jsonpCallback=${callback}`, { referer: page }, sleep);
-  const answer = v.safeParse(Answer, parseJson(text.toString("utf8", 0, MAX_ANSWER_LENGTH).match(/\((\{.*\})\)/)?.[1]));
+  const [, json = ""] = text.toString("utf8", 0, MAX_ANSWER_LENGTH).match(/\((\{.*\})\)/) ?? [];
+  const answer = v.safeParse(Answer, parseJson(json));
   if (!answer.success) throw new Error(`Cannot read what ${server} answers for ${page}`);
   const { site_pv: sitePageViews, site_uv: siteVisitors, page_pv: pageViews } = answer.output;
   return {
@@ -99,13 +101,4 @@ async function fetchOnce(url: string, headers: Record<string, string>): Promise<
   const content = isGzip ? gunzipSync(bytes, { maxOutputLength: MAX_SITEMAP_BYTES }) : bytes;
   if (content.length > MAX_SITEMAP_BYTES) throw new Error(`more than ${MAX_SITEMAP_BYTES} bytes`);
   return content;
-}
-
-/** undefined, which is no JSON value, when the text is not JSON. */
-function parseJson(text = ""): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined; // deliberate: the caller tells whose answer it was
-  }
 }

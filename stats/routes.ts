@@ -7,7 +7,7 @@ import { LRUCache } from "lru-cache";
 import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS, type StatsStore } from "../engine/engine.ts";
 import { dateOf } from "./calendar.ts";
 import type { Journal } from "./journal.ts";
-import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES } from "./live.ts";
+import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES, onlineCount } from "./live.ts";
 import { type Metrics, METRICS_CONTENT_TYPE, runtimeName } from "./metrics.ts";
 import type { Totals } from "./totals.ts";
 
@@ -46,6 +46,7 @@ const DAY_RANGES = new Map([
   ["year", 365],
   ["all", Infinity],
 ]);
+const MAX_SHOWN_PAGES = 100; // of one site
 const MAX_CHART_POINTS = 720;
 const LIST_CACHE_MS = 5_000; // the journal is written as often
 
@@ -148,16 +149,18 @@ function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
   return [...new Set(names.concat(...listedSites))].slice(0, MAX_SHOWN_SITES);
 }
 
-async function siteState({ live, engine, journal, totals }: StatsRoutesOptions, name: string) {
+/** What is known of a site. A number that is not known now is left out. */
+async function siteState(options: StatsRoutesOptions, name: string) {
+  const { live, engine, journal, totals } = options;
   const site = live.site(name);
   const pages = Array.from(site?.pages.values() ?? [], ({ page, count }) => ({ page, visitors: count ?? 0 }));
   return {
     site: name,
-    visitors: site?.room.count ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
+    visitors: await onlineCount(options, name).catch(() => undefined),
     openPages: site?.audience ?? 0,
     totals: await engine.siteTotals(name, totals.day).catch(() => undefined),
     peak: await journal.peak(name),
     highest: await engine.highest(name).catch(() => undefined),
-    pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_SITES),
+    pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_PAGES),
   };
 }
