@@ -8,7 +8,7 @@ import { brotliCompressSync, gzipSync } from "node:zlib";
 import { type BuildOptions, buildSync } from "esbuild";
 import { Marked, type Tokens } from "marked";
 import { minify_sync as minify } from "terser";
-import { ASSETS, type Assets, DOCUMENTS, type Language } from "./edge/pages.ts";
+import { ASSETS, type Assets, DOCUMENTS, type Language, LANGUAGES } from "./edge/pages.ts";
 import * as en from "./widget/pages/texts/en.ts";
 import * as zh from "./widget/pages/texts/zh.ts";
 
@@ -21,11 +21,16 @@ const BUDGETS: Record<string, number> = { "widget.js": 1600, "busuanzi.js": 2200
  */
 const LETTERS = "rtolv_dMpzQuxiqLcafKOeyJNmZwYUnXsAWkTHbChVDGRSE$IgjPFB";
 
-/** What stands for `{{language}}` in a page, and the file that stands for `#texts` in its script. */
+/** What stands for `{{language}}` in a page, and in the name of a translated document. */
 const LANGUAGE_TAGS: Record<Language, string> = { en: "en", zh: "zh-CN" };
+/** The file that stands for `#texts` in the script of a page. */
 const textsFile = (language: Language) => `./widget/pages/texts/${language}.ts`;
 /** zh.ts checks the texts of each section by itself; this is where a whole section that is missing does not compile. */
 const TEXTS: Record<Language, Record<keyof typeof en, object>> = { en, zh };
+
+/** The language whose ending the name of a file has. A file without such an ending is English. */
+const languageOf = (name: string, endingOf: (language: Language) => string): Language =>
+  LANGUAGES.find((language) => name.endsWith(endingOf(language))) ?? "en";
 
 const here = import.meta.dirname;
 const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8")) as { version: string };
@@ -134,7 +139,8 @@ function documentPage(name: string): string {
   });
   const body = markdown.parse(read(name), { async: false });
   const title = /<h1[^>]*>(.*?)<\/h1>/.exec(body)?.[1] ?? name;
-  return page("widget/pages/document.html", name.includes("zh-CN") ? "zh" : "en")
+  const language = languageOf(name, (own) => `.${LANGUAGE_TAGS[own]}.md`);
+  return page("widget/pages/document.html", language)
     .replace("{{title}}", () => title)
     .replace("{{body}}", () => body);
 }
@@ -172,7 +178,8 @@ function report(files: Record<string, string>) {
 function asset(name: (typeof ASSETS)[number]): string {
   if (name.endsWith(".js")) return browser(`widget/${name.replace(/js$/, "ts")}`);
   if (name.endsWith(".md.html")) return documentPage(name.replace(/\.html$/, ""));
-  return page(`widget/pages/${name.replace(/\.\w+\.html$/, ".html")}`, name.endsWith(".zh.html") ? "zh" : "en");
+  const language = languageOf(name, (own) => `.${own}.html`);
+  return page(`widget/pages/${name.replace(/\.\w+\.html$/, ".html")}`, language);
 }
 
 function main() {

@@ -1414,7 +1414,7 @@ function announce({ settings, version, password }: Service, port: number): void 
   const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!isTerminal) return log("info", "ready", { url, version, snippet, ...credentials });
+  if (!isTerminal()) return log("info", "ready", { url, version, snippet, ...credentials });
   const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password})` : "";
   print(`\nHeadcount ${version} is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
   print(`Dashboard: ${url}dashboard${generated}`);

@@ -88,6 +88,12 @@ export function createMetrics(): Metrics {
 export const runtimeName = (): string =>
   typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`;
 
+/** Returns a function that brings a metric up to date. */
+const reader = (metric: Counter | Gauge, read: () => number) => () => {
+  metric.reset();
+  metric.inc(read());
+};
+
 /** Registers the gauges, and returns the functions that bring them up to date. */
 function gauges(
   registry: Registry,
@@ -95,10 +101,6 @@ function gauges(
 ): (() => void)[] {
   const registers = [registry];
   const { counters } = connections;
-  const reader = (metric: Counter | Gauge, read: () => number) => () => {
-    metric.reset();
-    metric.inc(read());
-  };
   const gauge = (name: string, help: string, read: () => number) => reader(new Gauge({ name, help, registers }), read);
   const counter = (name: string, help: string, read: () => number) =>
     reader(new Counter({ name, help, registers }), read);

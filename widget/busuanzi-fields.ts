@@ -84,7 +84,7 @@ const offerCalls = () => {
   };
   window.bszTag = {
     bszs: NAMES,
-    texts: (its) => change("value", (element, name) => (element.textContent = "" + its[name])),
+    texts: (values) => change("value", (element, name) => (element.textContent = "" + values[name])),
     shows: display("inline"),
     hides: display("none"),
   };

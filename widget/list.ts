@@ -55,9 +55,9 @@ const paint = () => {
     const value = known.get(dataset.headcountPage!)?.[dataset.headcount as keyof PageNumbers];
     let text = (dataset.headcountText ??= target.textContent ?? "");
     if (value !== undefined) text = format(value);
-    const its = value === undefined ? "connecting" : state;
+    const targetState = value === undefined ? "connecting" : state;
     if (target.textContent !== text) target.textContent = text;
-    if (dataset.headcountState !== its) dataset.headcountState = its;
+    if (dataset.headcountState !== targetState) dataset.headcountState = targetState;
   }
 };
 
@@ -78,15 +78,15 @@ const queryOf = (pages: string[]) => new URLSearchParams(pages.map((page) => ["p
 const batchesOf = (pages: string[]) => {
   const batches: string[][] = [];
   let batch: string[] = [];
-  let length = Infinity;
+  let batchLength = Infinity; // of its query
   for (const page of pages) {
-    const its = queryOf([page]).length + 1;
-    if (batch.length === MAX_PAGES || length + its > MAX_QUERY_LENGTH) {
+    const pageLength = queryOf([page]).length + 1;
+    if (batch.length === MAX_PAGES || batchLength + pageLength > MAX_QUERY_LENGTH) {
       batches.push((batch = []));
-      length = 0;
+      batchLength = 0;
     }
     batch.push(page);
-    length += its;
+    batchLength += pageLength;
   }
   return batches;
 };

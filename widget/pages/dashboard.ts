@@ -6,9 +6,10 @@
 // oxlint-disable-next-line import/no-unassigned-import -- it has to run before uPlot is imported
 import "./language.ts";
 import { dashboard as texts } from "#texts";
-import { ask, base, isRefusedPassword, reasonOf } from "./ask.ts";
+import { ask, isRefusedPassword, reasonOf } from "./ask.ts";
 import { createChart, type History } from "./chart.ts";
 import { createDays } from "./days.ts";
+import { base, byId, write } from "./dom.ts";
 import { counted, locale, number } from "./locale.ts";
 import { wordsOf } from "./refusals.ts";
 import { visible } from "./visible.ts";
@@ -35,12 +36,13 @@ interface Refusal {
   reason: string;
   title: string;
   count: number;
-  /** The origins that were refused most. */
+  /** The origins that were refused most recently. */
   origins?: { origin: string; count: number }[];
 }
 interface Site {
   site: string;
-  visitors: number;
+  /** Missing while the number is not known. */
+  visitors?: number;
   openPages: number;
   /** Visitors today, and visitors and views ever; missing while the engine is away. */
   totals?: { today: number; visitors: number; total: number };
@@ -83,7 +85,7 @@ let shownRows = phone.matches ? FEW_ROWS : MANY_ROWS;
 
 let timer = 0; // of the next question for the state
 let heardAt: number | undefined; // when the service last answered it
-let isSignedOut = false; // the password has changed
+let isSignedOut = false; // the service wants a password, or another one than before
 let loading = new AbortController(); // history and reading times
 let loadAt = 0; // when they are due again
 let loaded = ""; // what was last asked for
@@ -93,6 +95,8 @@ let loaded = ""; // what was last asked for
 const compact = new Intl.NumberFormat(locale, { notation: "compact", maximumSignificantDigits: 3 });
 const date = new Intl.DateTimeFormat(locale, { dateStyle: "medium" });
 const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
+/** A number that may not be known. */
+const shownCount = (value: number | undefined) => (value === undefined ? "–" : number.format(value));
 const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>
   new Intl.NumberFormat(locale, { style: "unit", unit, unitDisplay: "narrow", ...options }).format(value);
 
@@ -108,14 +112,8 @@ function duration(seconds: number): string {
   return shown.map(({ unit, value }) => inUnit(value, unit)).join(" ");
 }
 
-const byId = (id: string) => document.getElementById(id)!;
-
 const chart = createChart(byId("chart"), byId("readout"));
 const days = createDays(byId("days"), byId("days-readout"), byId("day-ranges"));
-
-const write = (element: HTMLElement, text: string) => {
-  if (element.textContent !== text) element.textContent = text; // else a selection would be lost, and a status said again
-};
 
 function create<Name extends keyof HTMLElementTagNameMap>(name: Name, ...inside: (Node | string)[]) {
   const element = document.createElement(name);
@@ -160,7 +158,8 @@ const siteButtons = new Map<string, HTMLButtonElement>();
 /** The sites, the largest first; but nothing moves away from under a mouse that is about to choose. */
 function showSites(sites: Site[]): void {
   const nav = byId("sites");
-  const names = new Set([...sites.map((its) => its.site), ...(site === undefined ? [] : [site])]);
+  const counts = new Map(sites.map((entry) => [entry.site, entry.visitors]));
+  const names = new Set([...counts.keys(), ...(site === undefined ? [] : [site])]);
   for (const name of siteButtons.keys()) if (!names.has(name)) siteButtons.delete(name);
   for (const name of names) {
     const button = siteButtons.get(name) ?? create("button", create("span", name), create("b"));
@@ -168,7 +167,7 @@ function showSites(sites: Site[]): void {
     button.type = "button";
     button.onclick = () => choose(name, range);
     button.ariaPressed = String(name === site);
-    write(button.lastElementChild as HTMLElement, number.format(sites.find((its) => its.site === name)?.visitors ?? 0));
+    write(button.lastElementChild as HTMLElement, shownCount(counts.has(name) ? counts.get(name) : 0));
   }
   const largestFirst = Array.from(names, (name) => siteButtons.get(name)!);
   const asTheyAre = Array.from(nav.children as HTMLCollectionOf<HTMLButtonElement>).filter((one) =>
@@ -178,12 +177,13 @@ function showSites(sites: Site[]): void {
   nav.hidden = names.size < 2;
 }
 
-function show(its: State): void {
-  showSites(its.sites);
-  showNow(its);
-  for (const card of document.querySelectorAll("details")) card.hidden = its.node === undefined;
-  showRefusals(its.refusals ?? []);
-  if (its.node) showNode(its.node);
+function show(news: State): void {
+  const { node, refusals = [], sites } = news;
+  showSites(sites);
+  showNow(news);
+  for (const card of document.querySelectorAll("details")) card.hidden = node === undefined;
+  showRefusals(refusals);
+  if (node) showNode(node);
 }
 
 const rangeButtons = byId("ranges").querySelectorAll("button");
@@ -193,22 +193,22 @@ function showRanges(): void {
 }
 
 function showNow({ node, sites }: State): void {
-  const its = sites.find((one) => one.site === site);
-  const visitors = its?.visitors ?? 0;
+  const entry = sites.find((one) => one.site === site);
+  const visitors = entry === undefined ? 0 : entry.visitors;
   write(byId("site"), site ?? location.host);
-  write(byId("visitors"), number.format(visitors));
-  write(byId("open-pages"), number.format(its?.openPages ?? 0));
-  write(byId("visitors-word"), counted(texts.peopleNow, visitors));
-  write(byId("open-pages-word"), counted(texts.openPages, its?.openPages ?? 0));
-  write(byId("peak"), its ? number.format(its.peak) : "–");
-  write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
-  write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * MINUTE_MS)})` : "");
-  showTotals(its?.totals);
+  write(byId("visitors"), shownCount(visitors));
+  write(byId("open-pages"), number.format(entry?.openPages ?? 0));
+  write(byId("visitors-word"), counted(texts.peopleNow, visitors ?? 0));
+  write(byId("open-pages-word"), counted(texts.openPages, entry?.openPages ?? 0));
+  write(byId("peak"), entry ? number.format(entry.peak) : "–");
+  write(byId("highest"), entry?.highest ? number.format(entry.highest.peak) : "–");
+  write(byId("highest-at"), entry?.highest ? `(${date.format(entry.highest.minute * MINUTE_MS)})` : "");
+  showTotals(entry?.totals);
   byId("visitors").classList.toggle("stale", node?.stale === true);
-  const title = fill(texts.title, { count: number.format(visitors) });
+  const title = fill(texts.title, { count: shownCount(visitors) });
   if (document.title !== title) document.title = title;
-  chart.raise(visitors);
-  showPages(its?.pages ?? []);
+  if (visitors !== undefined) chart.raise(visitors);
+  showPages(entry?.pages ?? []);
 }
 
 function showTotals(totals: Site["totals"]): void {
@@ -323,7 +323,7 @@ function showReadings(): void {
     byId("more-reading"),
     fill(texts.moreRows, { count: number.format(Math.min(left, MANY_ROWS)), left: number.format(left) }),
   );
-  const sum = (key: "views" | "seconds") => readings.reduce((total, its) => total + its[key], 0);
+  const sum = (key: "views" | "seconds") => readings.reduce((total, reading) => total + reading[key], 0);
   const words = counted(texts.views, sum("views"), { time: duration(sum("seconds")) });
   const isCut = readings.length >= MAX_MOST_READ;
   const whole = isCut ? fill(texts.mostRead, { sum: words, count: number.format(MAX_MOST_READ) }) : words;
@@ -339,41 +339,43 @@ async function poll(): Promise<void> {
     hear(await ask<State>("dashboard/state"));
   } catch (failure) {
     if (isRefusedPassword(failure)) return signOut();
-    showLoss(await reasonOf(failure));
+    await showLoss(failure);
   }
   clearTimeout(timer);
   timer = setTimeout(poll, STATE_MS);
 }
 
-function hear(its: State): void {
-  state = its;
+function hear(news: State): void {
+  state = news;
   heardAt = Date.now();
   if (!isChosen) {
-    const [largest] = its.sites;
+    const [largest] = news.sites;
     site = largest?.site;
-    isChosen = largest !== undefined && largest.visitors > 0;
+    isChosen = (largest?.visitors ?? 0) > 0;
   }
-  if (its.node?.stale) showLink("stale", texts.stale);
+  if (news.node?.stale) showLink("stale", texts.stale);
   else showLink("live", texts.live);
-  show(its);
+  show(news);
   if (heardAt >= loadAt || loaded !== key()) void load();
 }
 
-function showLoss(reason: string): void {
-  const words =
-    heardAt === undefined
-      ? fill(texts.notReachable, { reason })
-      : fill(texts.notReachableSince, { reason, time: clock.format(heardAt) });
-  showLink("lost", words);
-  document.title = texts.notReachableTitle;
+async function showLoss(failure: unknown): Promise<void> {
+  const reason = await reasonOf(failure);
+  const isReachable = failure instanceof Response;
+  const [atOnce, since] = isReachable
+    ? [texts.noNumbers, texts.noNumbersSince]
+    : [texts.notReachable, texts.notReachableSince];
+  const time = heardAt && clock.format(heardAt);
+  showLink("lost", time ? fill(since, { reason, time }) : fill(atOnce, { reason }));
+  document.title = texts.notLiveTitle;
 }
 
-/** Asks nothing more: ten wrong passwords a minute are a guess too many, and the browser sends the old one. */
+/** Asks nothing more: the browser would send the old password, and ten wrong ones in a minute are a guess too many. */
 function signOut(): void {
   isSignedOut = true;
   loading.abort();
-  showLink("lost", texts.passwordChanged);
-  document.title = `${texts.passwordChanged} – Headcount`;
+  showLink("lost", texts.signIn);
+  document.title = `${texts.signIn} – Headcount`;
   byId("sign-in").hidden = false;
   for (const part of document.querySelectorAll<HTMLElement>("header ~ *")) part.inert = true;
 }

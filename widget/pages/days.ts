@@ -88,7 +88,7 @@ function columnsOf({ today, days }: DaysAnswer, range: string): Columns {
   const shortest = last - ((RANGE_DAYS[range] ?? FEWEST_DAYS) - 1) * DAY;
   const first = range === "all" && days[0] ? Math.min(shortest, secondOf(days[0].date)) : shortest;
   const seconds = Array.from({ length: Math.round((last - first) / DAY) + 1 }, (_, index) => first + index * DAY);
-  const byDay = new Map(days.map((its) => [secondOf(its.date), its]));
+  const byDay = new Map(days.map((day) => [secondOf(day.date), day]));
   const column = (name: "views" | "visitors") => seconds.map((second) => byDay.get(second)?.[name] ?? 0);
   return [seconds, column("views"), column("visitors")];
 }
