@@ -13,7 +13,7 @@ export const MAX_LABEL_LENGTH = 40;
 export const USUAL_COLOR = "#1a7f4b"; // green
 const HEIGHT = 20;
 const PADDING = 7;
-/** Widths in Verdana at 11 px, a little more than needed, because other fonts may take its place. */
+/** Widths of characters in Verdana at 11 px, and a little more, because the reader may have another font. */
 const NARROW = 7;
 const WIDE = 11; // Chinese, Japanese, Korean and pictures
 

@@ -5,7 +5,7 @@
  *     GET /busuanzi?jsonpCallback=BusuanziCallback_1
  *     try{BusuanziCallback_1({"site_uv":9,"page_pv":3,"version":2.4,"site_pv":27});}catch(e){}
  *
- * Each request counts as a view for busuanzi, so one is taken off again.
+ * busuanzi counts each request as a view, so one view is taken off.
  */
 
 import { URL } from "node:url";
@@ -22,7 +22,7 @@ export interface BusuanziCount {
   readonly pageViews: number;
 }
 
-/** How to wait between attempts; a test waits shorter. */
+/** Waits between attempts. Tests wait for a shorter time. */
 export type Sleep = (ms: number) => Promise<unknown>;
 
 const TIMEOUT_MS = 15_000;
@@ -54,7 +54,7 @@ export async function askBusuanzi(server: string, page: string, sleep: Sleep): P
   };
 }
 
-/** The addresses of all pages of a sitemap, or of an index of sitemaps. @throws {Error} when one of them cannot be had */
+/** The addresses of all pages of a sitemap, or of an index of sitemaps. @throws {Error} when one of them cannot be read */
 export async function readSitemap(url: string, sleep: Sleep): Promise<string[]> {
   const pages = new Set<string>();
   const sitemaps = [url];
@@ -72,7 +72,7 @@ export async function readSitemap(url: string, sleep: Sleep): Promise<string[]> 
   return [...pages];
 }
 
-/** What stands in each `<loc>`. */
+/** The web address in each `<loc>`. */
 function* locationsOf(xml: string): Generator<string> {
   for (const [, text = ""] of xml.matchAll(/<loc>([^<]*|\s*<!\[CDATA\[[^<\]]*\]\]>\s*)<\/loc>/g)) {
     const location = URL.parse(unescapeXml(text.trim().replace(/^<!\[CDATA\[|\]\]>$/g, "")));

@@ -1,6 +1,6 @@
 /**
- * The file that `headcount export` writes: JSON with one entry a line, so it is written and read without having all of it in
- * memory, and every refusal can name a line.
+ * The file that `headcount export` writes: JSON with one entry per line. So the whole file is never in memory, and every
+ * refusal can name a line.
  *
  *     {"headcount":1,"id":"…","secrets":true,"sites":["example.com"],"entries":[
  *     {"site":"example.com","total":12345,"visitors":2345},
@@ -20,7 +20,7 @@ import {
   SECRET_KINDS,
 } from "../engine/engine.ts";
 
-/** A file that cannot be read, and where. */
+/** What is wrong with a file, and in which line. */
 export class FileProblem extends Error {
   constructor(line: number, problem: string) {
     super(`line ${line}: ${problem}`);
@@ -146,19 +146,20 @@ export function readHeader(path: string): ExportHeader {
 export function* readEntries(path: string): Generator<KeptEntry> {
   let line = 0;
   let read = 0;
-  let mayFollow = true; // an entry: the one before ended with a comma
+  let hasComma = true; // at the end of the last line
   let sites: ReadonlySet<string> = new Set();
   for (const text of linesOf(path)) {
     line += 1;
     if (line === 1) {
       sites = new Set(parseHeader(text).sites);
     } else if (text.startsWith("]")) {
-      if (text !== `],"count":${read}}`) throw new FileProblem(line, `the end does not fit ${read} entries`);
+      if (text !== `],"count":${read}}`)
+        throw new FileProblem(line, `the file has ${read} entries, and its last line says something else`);
       return;
     } else {
-      if (!mayFollow) throw new FileProblem(line, "the line before has no comma at its end");
-      mayFollow = text.endsWith(",");
-      yield parseEntry(mayFollow ? text.slice(0, -1) : text, line, sites);
+      if (!hasComma) throw new FileProblem(line, "the line before has no comma at its end");
+      hasComma = text.endsWith(",");
+      yield parseEntry(hasComma ? text.slice(0, -1) : text, line, sites);
       read += 1;
     }
   }

@@ -66,7 +66,7 @@ export class RecordedSites {
   }
 }
 
-/** Every further site would be one more label in every metric, and one more row on the dashboard. */
+/** Every further site would be one more series in every metric, and one more row on the dashboard. */
 export const MAX_SHOWN_SITES = 100;
 
 /** The sites with the most visitors, largest first. Sites of SITES come before sites that a Host header invented. */

@@ -33,7 +33,7 @@ export interface Metrics {
   readonly claimDuration: Histogram;
   readonly tokens: Counter;
   readonly upgrades: Counter;
-  /** Counts a refusal, and by which Origin it was caused where that is the reason. */
+  /** Counts a refusal. @param origin the Origin of the request, when it was the reason */
   refused(reason: string, origin?: string): void;
   refusals(): Promise<RefusalCount[]>;
   /** Registers the gauges. */

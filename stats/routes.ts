@@ -28,7 +28,7 @@ export interface StatsRoutesOptions {
   /** Wraps a handler that answers for one site, or for one page of it; refuses unknown sites. */
   readonly forSite: (answer: SiteHandler) => Handler;
   readonly refuse: (c: Context, reason: "range") => Response;
-  /** What a reason to refuse is called. */
+  /** The title of a reason to refuse. */
   readonly titleOf: (reason: string) => string;
 }
 
@@ -143,7 +143,7 @@ function nodeState({ connections, engine, journal, maxConnections, version }: St
   };
 }
 
-/** The largest sites, and the sites of SITES where nobody is now: their past is worth a look. */
+/** The largest sites, and the sites of SITES where nobody is now, because their past is worth a look. */
 function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
   const names = largestSites(live, listedSites).map(({ room }) => room.site);
   return [...new Set(names.concat(...listedSites))].slice(0, MAX_SHOWN_SITES);

@@ -11,7 +11,7 @@ export function siteUrl(text: string): URL | undefined {
     const url = new URL(text.includes("://") ? text : scheme + text);
     return /^https?:$/.test(url.protocol) && /^(\*\.)?[^%*]+$/.test(hostOf(url)) ? url : undefined;
   } catch {
-    return undefined; // deliberate: the caller says so
+    return undefined; // deliberate: the caller says that this is no name of a site
   }
 }
 

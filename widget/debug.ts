@@ -1,6 +1,7 @@
 /**
- * Loaded by the widget when its tag carries `data-debug`: says in the console what happens, and when something does not,
- * tries each step by itself, as an observer that is not counted, and names the first one that fails.
+ * The widget loads this script when its tag carries `data-debug`. The script says in the console what happens. When the
+ * number does not come, the script tries each step by itself, as an observer that is not counted, and names the first step
+ * that fails.
  */
 import { policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "./advice.ts";
 import type { HeadcountDetail } from "./headcount.d.ts";
@@ -89,7 +90,7 @@ function keptVisitor(): string | undefined {
   try {
     return localStorage[server];
   } catch {
-    return undefined; // storage is forbidden here, which checkCookies says
+    return undefined; // checkCookies says that storage is forbidden
   }
 }
 
@@ -163,7 +164,7 @@ function firstFrame(token: string): Promise<string | undefined> {
   });
 }
 
-// The widget asks for the number every 30 s when it has a token, but gets no socket: live, but not as it should be.
+// With a token and without a socket, the widget asks for the number every 30 s: the page is live, but its number is late.
 const polling = new PerformanceObserver((list) => {
   if (!list.getEntries().some(({ name }) => name.startsWith(`${server}count?page=`))) return;
   polling.disconnect();

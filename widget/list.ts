@@ -39,7 +39,7 @@ let server: string; // its address
 const known = new Map<string, PageNumbers>();
 let state: HeadcountState = "live";
 let answeredAt = Date.now();
-let resumeAt = 0; // the service asked for a pause until then
+let resumeAt = 0; // when the pause ends that the service asked for
 
 let settling = 0; // timer
 let timer = 0; // of the next repeat
@@ -66,7 +66,7 @@ const format = (value: number) => {
   try {
     return value.toLocaleString(document.documentElement.lang);
   } catch {
-    return value.toLocaleString(); // no language, or none that there is, such as "en_US"
+    return value.toLocaleString(); // the page has no language, or one that is not valid, such as "en_US"
   }
 };
 

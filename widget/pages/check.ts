@@ -1,6 +1,6 @@
 /**
- * The check page: tries from this browser what the widget does, and asks the service what it saw of that. It is an
- * observer, counted nowhere. Each check is a function that returns a finding; the list shows them as they come.
+ * The check page: tries from this browser what the widget does, and asks the service what the service saw. The page is an
+ * observer that is not counted. Each check is a function that returns a finding, and the list shows it at once.
  */
 import { check as texts } from "#texts";
 import { hostOf, policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "../advice.ts";
@@ -27,7 +27,7 @@ interface Seen {
 interface Finding {
   result: "good" | "note" | "bad";
   words: string;
-  /** To be pasted somewhere. */
+  /** Lines to paste into a configuration. */
   lines?: string | undefined;
 }
 type Token = { token: string; visitor?: string };

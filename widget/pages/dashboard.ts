@@ -1,7 +1,7 @@
 /**
  * The operator's page. It asks `dashboard/state` every two seconds while somebody can see it, and the history and the
- * reading times, which change slowly, every twenty. What it shows was partly named by strangers: only textContent is
- * written. Each part of the page has one function that draws it from what was last heard.
+ * reading times, which change slowly, every twenty. Strangers choose some of the names that it shows, so it writes only
+ * `textContent`. Each part of the page has one function that draws it from what was last heard.
  */
 // oxlint-disable-next-line import/no-unassigned-import -- it has to run before uPlot is imported
 import "./language.ts";
@@ -16,7 +16,7 @@ import { visible } from "./visible.ts";
 import { type Counted, fill } from "./words.ts";
 
 interface State {
-  /** Not on a public dashboard, as the refusals. */
+  /** Missing on a public dashboard, like the refusals. */
   node?: {
     runtime: string;
     startedAt: number;
@@ -63,18 +63,18 @@ const HISTORY_MS = 20_000;
 const MINUTE_MS = 60_000; // a new minute is a new point of the history
 const FEW_PAGES = 10;
 const MANY_ROWS = 25;
-const MAX_MOST_READ = 1_000; // more pages are never in the list of reading times
+const MAX_MOST_READ = 1_000; // the list of reading times never has more pages
 const FEW_ROWS = 8; // at first, on a phone
-const MILLION = 1_000_000; // seven digits do not fit three times beside each other on a phone
+const MILLION = 1_000_000; // three numbers of seven digits do not fit beside each other on a phone
 
 const phone = matchMedia("(max-width: 48rem)");
 
 // ---- What the page knows ----
 
 const asked = new URLSearchParams(location.hash.slice(1));
-/** The site that is shown; undefined until there is one, and then the service's own is asked about. */
+/** The site that is shown. While it is undefined, the service answers for its own site. */
 let site = asked.get("site") ?? undefined;
-/** By the operator, or because somebody was there: from then on another site that grows larger does not replace it. */
+/** Whether the operator has chosen the site, or somebody was there. From then on no larger site replaces it. */
 let isChosen = site !== undefined;
 let range = ["hour", "day", "week", "quarter"].find((name) => name === asked.get("range")) ?? "hour";
 let state: State | undefined;
@@ -84,11 +84,11 @@ let allPages = false;
 let shownRows = phone.matches ? FEW_ROWS : MANY_ROWS;
 
 let timer = 0; // of the next question for the state
-let heardAt: number | undefined; // when the service last answered it
+let heardAt: number | undefined; // when the last answer came
 let isSignedOut = false; // the service wants a password, or another one than before
-let loading = new AbortController(); // history and reading times
-let loadAt = 0; // when they are due again
-let loaded = ""; // what was last asked for
+let loading = new AbortController(); // of the requests for history and reading times
+let loadAt = 0; // when these requests are due again
+let loaded = ""; // the range and the site of the last ones
 
 // ---- Words and elements ----
 
@@ -121,7 +121,7 @@ function create<Name extends keyof HTMLElementTagNameMap>(name: Name, ...inside:
   return element;
 }
 
-/** Makes these the children, in this order; whoever has the focus keeps it. */
+/** Makes these the children, in this order. The element that has the focus keeps it. */
 function arrange(parent: HTMLElement, children: HTMLElement[]): void {
   if (children.length === parent.children.length && children.every((child, index) => child === parent.children[index]))
     return;
@@ -130,7 +130,7 @@ function arrange(parent: HTMLElement, children: HTMLElement[]): void {
   if (focused instanceof HTMLElement && parent.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-/** A list of names with their numbers, the largest as wide as the list. */
+/** Shows a list of names with bars. The bar of the largest number is as wide as the list. */
 function showBars(list: HTMLElement, bars: { name: string; value: number }[]): void {
   const most = Math.max(...bars.map(({ value }) => value));
   const items = bars.map(({ name, value }, index) => {
@@ -155,7 +155,7 @@ function showLink(what: "connecting" | "live" | "stale" | "lost", words: string)
 
 const siteButtons = new Map<string, HTMLButtonElement>();
 
-/** The sites, the largest first; but nothing moves away from under a mouse that is about to choose. */
+/** Lists the sites, the largest first. While the mouse is over the list, no site moves. */
 function showSites(sites: Site[]): void {
   const nav = byId("sites");
   const counts = new Map(sites.map((entry) => [entry.site, entry.visitors]));
@@ -250,7 +250,7 @@ function byCount<Item extends { count: number }>(items: Item[]): Item[] {
   return sorted;
 }
 
-/** Leads to what would allow the origin. */
+/** Links to the check page, which names the setting that allows the origin. */
 function originRow({ origin, count }: { origin: string; count: number }): HTMLElement {
   const link = create("a", origin);
   link.href = `${base}check?site=${encodeURIComponent(origin)}`;
@@ -408,7 +408,7 @@ async function load(): Promise<void> {
   }
 }
 
-/** From when on the service knows how many people were there: since its start it knows, also when nobody was. */
+/** The first minute of which the number of people is known. Since its start the service knows when nobody was there. */
 function firstKnownMinute({ since = Infinity }: History): number {
   return Math.min(since, Math.floor((state?.node?.startedAt ?? Date.now()) / MINUTE_MS));
 }
@@ -431,7 +431,7 @@ function choose(nextSite: string | undefined, nextRange: string): void {
   void load();
 }
 
-/** On a phone, what stands last is folded. */
+/** Folds the last cards on a phone. */
 function fold(): void {
   for (const card of document.querySelectorAll("details")) card.open = !phone.matches;
 }

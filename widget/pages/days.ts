@@ -28,7 +28,7 @@ interface Bars {
 }
 
 const DAY = 86_400;
-const FEWEST_DAYS = 30; // fewer bars would be as wide as a finger is long
+const FEWEST_DAYS = 30; // fewer bars would be too wide
 const RANGE_DAYS: Record<string, number> = { month: 30, year: 365, all: FEWEST_DAYS };
 
 /** A date of the answer is read and written as UTC, so that no time zone of the reader moves it. */
@@ -93,7 +93,7 @@ function columnsOf({ today, days }: DaysAnswer, range: string): Columns {
   return [seconds, column("views"), column("visitors")];
 }
 
-/** What is true of all days, or of the one at the index. */
+/** The sum of all days, or the numbers of the day at the index. */
 function textOf([seconds, views, visitors]: Columns, index: number | undefined): string {
   const dateAt = (at: number) => fullDate.format(seconds[at]! * 1000);
   if (index !== undefined) {

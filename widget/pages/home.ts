@@ -56,7 +56,7 @@ const askedSite = new URLSearchParams(location.search).get("site");
 if (askedSite !== null) showSite(askedSite);
 else document.addEventListener("headcount", ({ detail: { state } }) => write(byId("hint"), HINTS[state]));
 
-/** Copies the lines to paste; without a clipboard (plain HTTP has none) selects them, ready for the keyboard. */
+/** Copies the lines to paste. Without a clipboard, as over plain HTTP, selects them for a copy by keyboard. */
 async function copy(): Promise<string> {
   const lines = byId("snippet");
   try {
