@@ -8,7 +8,7 @@ import { brotliCompressSync, gzipSync } from "node:zlib";
 import { type BuildOptions, buildSync } from "esbuild";
 import { Marked, type Tokens } from "marked";
 import { minify_sync as minify } from "terser";
-import { ASSETS, type Assets, DOCUMENTS, type Language } from "./edge/pages.ts";
+import { ASSETS, type Assets, DOCUMENTS, type Language, LANGUAGES } from "./edge/pages.ts";
 import * as en from "./widget/pages/texts/en.ts";
 import * as zh from "./widget/pages/texts/zh.ts";
 
@@ -16,16 +16,21 @@ import * as zh from "./widget/pages/texts/zh.ts";
 const BUDGETS: Record<string, number> = { "widget.js": 1600, "busuanzi.js": 2200 };
 
 /**
- * The letters of minified names in the widget, first come, first served. Terser's own order takes 27 bytes more of Brotli.
+ * The letters of minified names in the widget, in the order of use. Terser's own order takes 27 bytes more of Brotli.
  * A random search found this one among 30,000. It fits this text of the widget: after a larger change, search again.
  */
 const LETTERS = "rtolv_dMpzQuxiqLcafKOeyJNmZwYUnXsAWkTHbChVDGRSE$IgjPFB";
 
-/** What stands for `{{language}}` in a page, and the file that stands for `#texts` in its script. */
+/** What stands for `{{language}}` in a page, and in the name of a translated document. */
 const LANGUAGE_TAGS: Record<Language, string> = { en: "en", zh: "zh-CN" };
+/** The file that stands for `#texts` in the script of a page. */
 const textsFile = (language: Language) => `./widget/pages/texts/${language}.ts`;
-/** zh.ts checks the texts of each section by itself; this is where a whole section that is missing does not compile. */
+/** zh.ts checks the texts of each section. When it lacks a whole section, this line does not compile. */
 const TEXTS: Record<Language, Record<keyof typeof en, object>> = { en, zh };
+
+/** The language whose ending the name of a file has. A file without such an ending is English. */
+const languageOf = (name: string, endingOf: (language: Language) => string): Language =>
+  LANGUAGES.find((language) => name.endsWith(endingOf(language))) ?? "en";
 
 const here = import.meta.dirname;
 const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8")) as { version: string };
@@ -60,7 +65,7 @@ function notices(files: string[]): string {
   return `dist/server.js contains code of these packages.\n\n${entries.toSorted().join(`\n\n${"-".repeat(80)}\n\n`)}\n`;
 }
 
-/** A script or a style sheet for browsers: minified, and the script without names of its own in the page. */
+/** A minified script or style sheet for browsers. A script adds no names to the page. */
 export function browser(entry: string, language: Language = "en"): string {
   // Without `tsconfigRaw`, esbuild writes "use strict" into every script, as tsconfig.json asks: bytes without effect.
   const format = entry.endsWith("debug.ts") ? "esm" : "iife"; // the widget imports that one, so it is a module
@@ -108,14 +113,14 @@ const anchorOf = (heading: string) =>
     .replace(/[^\p{L}\p{M}\p{N}\s_-]/gu, "")
     .replaceAll(" ", "-");
 
-/** The address of a document below that of the service, for a link as it stands in another document; undefined: not served. */
+/** Where a link of a document leads, below the address of the service; undefined for a file that is not served. */
 function documentAddress(link: string, from: string): string | undefined {
   const [path = "", anchor] = link.split("#");
   const target = DOCUMENTS.find((name) => name === join(dirname(from), path));
   return target && `{{root}}docs/${basename(target)}${anchor === undefined ? "" : `#${anchor}`}`;
 }
 
-/** A Markdown document as a page. Pictures and HTML are left out, and links to files that the service does not have. */
+/** A Markdown document as a page, without pictures, HTML, and links to files that are not served. */
 function documentPage(name: string): string {
   const markdown = new Marked({
     renderer: {
@@ -134,12 +139,13 @@ function documentPage(name: string): string {
   });
   const body = markdown.parse(read(name), { async: false });
   const title = /<h1[^>]*>(.*?)<\/h1>/.exec(body)?.[1] ?? name;
-  return page("widget/pages/document.html", name.includes("zh-CN") ? "zh" : "en")
+  const language = languageOf(name, (own) => `.${LANGUAGE_TAGS[own]}.md`);
+  return page("widget/pages/document.html", language)
     .replace("{{title}}", () => title)
     .replace("{{body}}", () => body);
 }
 
-/** The service with all it needs inside: runtime modules stay outside, `BUNDLED` holds the assets, `VERSION` the version. */
+/** The service as one file. Modules of the runtimes stay outside. `BUNDLED` holds the assets, `VERSION` the version. */
 function service(entry: string, assets: Assets): { text: string; inputs: string[] } {
   return bundleWithInputs(entry, {
     platform: "node",
@@ -155,7 +161,7 @@ function service(entry: string, assets: Assets): { text: string; inputs: string[
   });
 }
 
-/** Bytes as they are, by gzip, and by Brotli at its highest quality, which is Node's default. */
+/** Prints the size of each file: as it is, with gzip, and with Brotli at the highest quality, which is Node's default. */
 function report(files: Record<string, string>) {
   const rows = Object.entries(files).map(([name, text]) => [
     name,
@@ -172,7 +178,8 @@ function report(files: Record<string, string>) {
 function asset(name: (typeof ASSETS)[number]): string {
   if (name.endsWith(".js")) return browser(`widget/${name.replace(/js$/, "ts")}`);
   if (name.endsWith(".md.html")) return documentPage(name.replace(/\.html$/, ""));
-  return page(`widget/pages/${name.replace(/\.\w+\.html$/, ".html")}`, name.endsWith(".zh.html") ? "zh" : "en");
+  const language = languageOf(name, (own) => `.${own}.html`);
+  return page(`widget/pages/${name.replace(/\.\w+\.html$/, ".html")}`, language);
 }
 
 function main() {

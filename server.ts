@@ -974,6 +974,7 @@ export interface AppOptions {
   readonly totals: Totals;
   readonly engine: Engine;
   readonly metrics: Metrics;
+  readonly clock: Clock;
   readonly assets: Assets;
   readonly version: string;
   /** The day that it is now, on the calendar of TZ. */
@@ -1027,7 +1028,8 @@ export function createApp(options: AppOptions): Hono<App> {
   });
   addTokenRoute(app, options, embedderOf, refuse);
   addSocketRoute(app, options, embedderOf, refuse);
-  addPublicRoutes(app, { journal, totals, engine, live, connections, forSite, pageName, paramsOf, refuse });
+  const now = () => options.clock.now();
+  addPublicRoutes(app, { journal, totals, engine, live, connections, now, forSite, pageName, paramsOf, refuse });
   addStatsRoutes(app, {
     journal,
     totals,
@@ -1322,7 +1324,6 @@ export interface ServiceOptions {
 
 export interface Service extends AppOptions {
   readonly app: Hono<App>;
-  readonly clock: Clock;
 }
 
 /** Builds the service. Nothing runs, and nobody is counted, before `startService`. */
@@ -1362,6 +1363,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     rooms,
     connections,
     engine,
+    clock,
     assets,
     version,
     password,
@@ -1370,7 +1372,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     today,
     metrics,
   };
-  return { ...parts, clock, app: createApp(parts) };
+  return { ...parts, app: createApp(parts) };
 }
 
 /** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */
@@ -1443,7 +1445,7 @@ function announce({ settings, version, password }: Service, port: number): void 
   const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
   if (SITES === undefined)
     log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!isTerminal) return log("info", "ready", { url, version, snippet, ...credentials });
+  if (!isTerminal()) return log("info", "ready", { url, version, snippet, ...credentials });
   const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password})` : "";
   print(`\nHeadcount ${version} is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
   print(`Dashboard: ${url}dashboard${generated}`);

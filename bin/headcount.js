@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * Starts the service with the Bun or Deno that is there. Node runs this file, because npm's own runtime is the one that
- * every machine with npm has. It looks for Bun on the PATH, then for the Bun that came with this package, then for Deno.
+ * Starts the service with the Bun on the PATH, or else with the Bun that came with this package, or else with Deno. Node runs
+ * this file, because every machine with npm has Node.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -34,8 +34,8 @@ function folderOf(name, require) {
 }
 
 /**
- * Bun's binary as npm installs it. The package of the platform has it, unless the install script of the package `bun` was
- * allowed to run and has moved it.
+ * The path of Bun as npm installs it. The package of the platform contains Bun, unless the install script of the package
+ * `bun` was allowed to run and has moved it.
  */
 function packagedBun() {
   const os = isWindows ? "windows" : process.platform;

@@ -72,7 +72,9 @@ export class LineWriter {
 }
 
 const output = new LineWriter((chunk, done) => writeFile(STDOUT, chunk, done));
-export const isTerminal: boolean = isatty(STDOUT);
+let isTerminalKnown: boolean | undefined;
+/** Whether somebody reads the log on a terminal. */
+export const isTerminal = (): boolean => (isTerminalKnown ??= isatty(STDOUT));
 
 /** How many lines were dropped since the start. */
 export const droppedLines = (): number => output.dropped;
@@ -85,7 +87,7 @@ export const flushLog = (maxMs: number): Promise<void> => output.idle(maxMs);
 export const log: Log = (level, event, fields = {}) => {
   const words = Object.entries(fields).map(([key, value]) => ` ${key}=${JSON.stringify(value)}`);
   output.add(
-    isTerminal
+    isTerminal()
       ? `${level === "info" ? "" : `${level}: `}${event}${words.join("")}`
       : JSON.stringify({ time: new Date().toISOString(), level, event, ...fields }),
   );

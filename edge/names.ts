@@ -5,6 +5,8 @@
 import { URL, URLSearchParams } from "node:url";
 import type { Context } from "hono";
 import ipaddr from "ipaddr.js";
+import { canBeName } from "../engine/engine.ts";
+import { siteEntry, type WebOrigin } from "../shared/site-entry.ts";
 
 /** One entry of SITES. All origins that match the entry are counted together, under its name. */
 export interface AllowedSite {
@@ -79,15 +81,16 @@ export class AllowedSites {
   }
 
   /**
-   * The setting that would allow an origin. For `www.` and its apex that is one wildcard, because two entries would be two
-   * sites with a count each.
+   * The setting that allows a page, and all that is allowed now. When either of a name with and without `www.` is an entry
+   * already, a wildcard takes the place of that entry, because two entries would be two sites with a count each.
    */
-  adviceFor({ origin, hostname, port }: URL): string {
-    const host = port === "" || hostname === LOCALHOST.name ? hostname : origin; // an entry with a port has a scheme, too
-    const apex = host.replace(/^www\./, "");
-    const isVariant = [apex, `www.${apex}`].some((name) => this.#entries.some((site) => site.name === name));
-    const others = this.#entries.map(({ name }) => name).filter((name) => !isVariant || !name.endsWith(apex));
-    return `SITES=${[...others, isVariant || host !== apex ? `*.${apex}` : host].join(",")}`;
+  adviceFor(page: WebOrigin): string {
+    const entry = siteEntry(page);
+    const apex = entry.replace("*.", "");
+    const names = this.#entries.map(({ name }) => name);
+    const others = names.filter((name) => name !== apex && name !== `www.${apex}`);
+    const isVariant = others.length < names.length;
+    return `SITES=${[...others, isVariant ? `*.${apex}` : entry].join(",")}`;
   }
 
   /** The site of this name, if there is one. A host that an entry covers stands for the site of that entry. */
@@ -105,8 +108,6 @@ export class AllowedSites {
 }
 
 const MAX_PAGE_NAME_LENGTH = 1_024;
-// oxlint-disable-next-line no-control-regex -- these characters must not be stored, logged or shown
-const CONTROL_CHARACTER = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
 /** Normalising takes quadratic time in a run of marks. Text of any language has at most 30 in a row (Unicode TR 15, 13). */
 const TOO_MANY_MARKS = /\p{M}{31}/u;
 
@@ -118,8 +119,7 @@ export function pageName(text: string): string | undefined {
   const path = decoded(text.replace(/\?[^#]*/, ""));
   if (text === "" || path.length > MAX_PAGE_NAME_LENGTH || TOO_MANY_MARKS.test(path)) return undefined;
   const name = path.normalize("NFC").replace(/\/(index\.html?)?$/, "") || "/";
-  const isValid = name.length <= MAX_PAGE_NAME_LENGTH && !CONTROL_CHARACTER.test(name) && name.isWellFormed();
-  return isValid ? name : undefined;
+  return name.length <= MAX_PAGE_NAME_LENGTH && canBeName(name) ? name : undefined;
 }
 
 function decoded(path: string): string {

@@ -6,6 +6,7 @@ import { basename } from "node:path";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import type { Context, Env, Handler, Hono } from "hono";
 import { parseAccept } from "hono/utils/accept";
+import { escapeMarkup } from "../shared/markup.ts";
 import { ownOrigin } from "./names.ts";
 
 /** The languages of the pages, by the subtag that browsers ask for. */
@@ -80,8 +81,6 @@ function acceptedEncoding(header = ""): "br" | "gzip" | "identity" {
   return isAccepted("br") ? "br" : isAccepted("gzip") ? "gzip" : "identity";
 }
 
-const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-
 const isLanguage = (tag: string): tag is Language => LANGUAGES.some((own) => own === tag);
 
 /** The first language that the browser asks for and that there is (RFC 9110, 12.5.4). */
@@ -98,7 +97,7 @@ function languageOf(c: Context): Language {
 export function addOwnPages<E extends Env>(app: Hono<E>, assets: Assets, trustProxy: number): void {
   const send = (c: Context, html: string) => {
     const nonce = randomBytes(16).toString("base64");
-    const origin = escapeHtml(ownOrigin(c, trustProxy));
+    const origin = escapeMarkup(ownOrigin(c, trustProxy));
     c.header("Content-Security-Policy", CSP.replaceAll("{{nonce}}", nonce));
     c.header("X-Content-Type-Options", "nosniff");
     c.header("Cache-Control", "no-store");

@@ -10,6 +10,8 @@ import { createHash, randomBytes } from "node:crypto";
 
 export const MINUTE_MS = 60_000;
 export const DAY_MINUTES = 1_440;
+export const DAY_SECONDS = 86_400;
+export const DAY_MS = 86_400_000;
 /** For how many days the highest count of each minute is kept. */
 export const HISTORY_DAYS = 90;
 /** How many pages of a site in SITES have statistics of their own. Further pages share the name OTHER_PAGES. */
@@ -20,6 +22,8 @@ export const MAX_UNLISTED_SITES = 20;
 export const MAX_PAGES_PER_UNLISTED_SITE = 1_000;
 /** In characters. A longer name of a page is stored shortened. */
 export const MAX_STORED_NAME_LENGTH = 256;
+/** No site has more visitors at a time, because the history keeps numbers of 32 bits. */
+export const MAX_ONLINE = 2 ** 32 - 1;
 /** How many pages the list of the most read pages has at most. */
 export const MAX_MOST_READ = 1_000;
 
@@ -217,7 +221,7 @@ export type KeptSiteEntry =
 export type KeptEntry = KeptSecret | KeptSiteEntry;
 
 /** At most so many [minute, peak] or hashes are in one entry: those of a day, or about 20 KB. */
-export const MAX_PER_ENTRY = 1_440;
+export const MAX_PER_ENTRY = DAY_MINUTES;
 
 /** An import that cannot be done, whatever the engine. Nothing was changed. */
 export class ImportRefusal extends Error {}
@@ -302,6 +306,21 @@ export function storedPageName(page: string): string {
 }
 
 const NAME_HASH_LENGTH = 16; // 96 bits
+
+// oxlint-disable-next-line no-control-regex -- these characters must not be stored, logged or shown
+const CONTROL_CHARACTER = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
+
+/** Whether a text can be a name: without control characters, and without half a surrogate pair. */
+export const canBeName = (text: string): boolean => !CONTROL_CHARACTER.test(text) && text.isWellFormed();
+
+/** Parses JSON. undefined, which is no JSON value, when the text is not JSON: the caller knows where the text came from. */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined; // deliberate: the caller reports it
+  }
+}
 
 /** A number cannot be told yet. That is no failure: whoever asks again in some seconds gets it. */
 export class NotYetKnownError extends Error {}

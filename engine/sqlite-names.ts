@@ -9,6 +9,9 @@ import {
   storedPageName,
 } from "./engine.ts";
 
+/** The id of the site that the first parameter of a statement names. */
+export const SITE_ID = "(SELECT id FROM sites WHERE name = ?1)";
+
 export interface SiteRow {
   readonly id: number;
   isListed: boolean;

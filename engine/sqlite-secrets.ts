@@ -6,7 +6,7 @@
  */
 
 import type { DatabaseSync } from "node:sqlite";
-import type { SecretKind } from "./engine.ts";
+import { DAY_MS, type SecretKind } from "./engine.ts";
 
 export interface Secret {
   readonly kind: SecretKind;
@@ -15,7 +15,7 @@ export interface Secret {
 }
 
 /** For how long the key of a day is kept that is later than today. The clock may have been put back for a while. */
-const LATER_DAY_MS = 2 * 86_400_000;
+const LATER_DAY_MS = 2 * DAY_MS;
 
 const IS_DAY = "kind LIKE 'day %'";
 const DAY = "CAST(name AS INTEGER)";

@@ -25,13 +25,12 @@ import {
 import { inPortions } from "./portions.ts";
 import { addViews, parseHistogram, readingOf } from "./reading.ts";
 import type { SqliteFile } from "./sqlite-file.ts";
-import { Names } from "./sqlite-names.ts";
+import { Names, SITE_ID } from "./sqlite-names.ts";
 import { addPageViews } from "./sqlite-totals.ts";
 
 const FORGET_EVERY_MINUTES = 60;
 const MINUTES_PER_READ = 14 * DAY_MINUTES;
 const NOT_READ: Reading = { views: 0, seconds: 0, median: 0, p90: 0 };
-const THE_SITE = "(SELECT id FROM sites WHERE name = ?1)";
 
 const SQL = {
   findReading: "SELECT seconds, histogram FROM readings WHERE page = ?",
@@ -42,15 +41,15 @@ const SQL = {
   raiseHighest: `INSERT INTO highest VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET minute = excluded.minute, peak = excluded.peak WHERE excluded.peak > peak`,
   reading: `SELECT views, CAST(round(seconds) AS INTEGER) AS seconds, median, p90 FROM readings
-    WHERE page = (SELECT id FROM pages WHERE site = ${THE_SITE} AND name = ?2)`,
+    WHERE page = (SELECT id FROM pages WHERE site = ${SITE_ID} AND name = ?2)`,
   mostRead: `SELECT name AS page, readings.views, CAST(round(readings.seconds) AS INTEGER) AS seconds, median, p90
     FROM readings JOIN pages ON pages.id = readings.page
-    WHERE readings.site = ${THE_SITE} ORDER BY readings.seconds DESC LIMIT ?2`,
+    WHERE readings.site = ${SITE_ID} ORDER BY readings.seconds DESC LIMIT ?2`,
   history: `SELECT minute - minute % ?3 AS minute, max(peak) AS peak FROM history
-    WHERE site = ${THE_SITE} AND minute >= ?2 AND minute < ?4 GROUP BY 1 ORDER BY 1`,
-  highest: `SELECT minute, peak FROM highest WHERE site = ${THE_SITE}`,
-  firstMinute: `SELECT min(minute) AS minute FROM (SELECT min(minute) AS minute FROM history WHERE site = ${THE_SITE}
-    UNION ALL SELECT minute FROM highest WHERE site = ${THE_SITE})`,
+    WHERE site = ${SITE_ID} AND minute >= ?2 AND minute < ?4 GROUP BY 1 ORDER BY 1`,
+  highest: `SELECT minute, peak FROM highest WHERE site = ${SITE_ID}`,
+  firstMinute: `SELECT min(minute) AS minute FROM (SELECT min(minute) AS minute FROM history WHERE site = ${SITE_ID}
+    UNION ALL SELECT minute FROM highest WHERE site = ${SITE_ID})`,
   forgetHistory: "DELETE FROM history WHERE site = ? AND minute < ?",
   hasHistory: "SELECT 1 FROM history WHERE site = ? LIMIT 1",
 };

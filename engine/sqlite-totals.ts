@@ -3,9 +3,7 @@
 import type { DatabaseSync } from "node:sqlite";
 import { type DayTotals, type SiteTotals, storedPageName, type ViewSum, type VisitorEntry } from "./engine.ts";
 import { inPortions } from "./portions.ts";
-import type { Names } from "./sqlite-names.ts";
-
-const THE_SITE = "(SELECT id FROM sites WHERE name = ?1)";
+import { type Names, SITE_ID } from "./sqlite-names.ts";
 
 /** A larger number would not be exact. An import may come near it. */
 const MOST = Number.MAX_SAFE_INTEGER;
@@ -21,8 +19,8 @@ const SQL = {
   forgetDays: "DELETE FROM day_visitors WHERE day < ?",
   siteTotals: `SELECT total, visitors, coalesce((SELECT visitors FROM days WHERE site = sites.id AND day = ?2), 0) AS today
     FROM sites WHERE name = ?1`,
-  pageViews: `SELECT views FROM pages WHERE site = ${THE_SITE} AND name = ?2`,
-  days: `SELECT day, views, visitors FROM days WHERE site = ${THE_SITE} AND day >= ?2 ORDER BY day`,
+  pageViews: `SELECT views FROM pages WHERE site = ${SITE_ID} AND name = ?2`,
+  days: `SELECT day, views, visitors FROM days WHERE site = ${SITE_ID} AND day >= ?2 ORDER BY day`,
 };
 
 export async function addPageViews(database: DatabaseSync, names: Names, sums: readonly ViewSum[]): Promise<void> {

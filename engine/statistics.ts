@@ -10,6 +10,7 @@ import { ReplyError } from "ioredis";
 import { LRUCache } from "lru-cache";
 import {
   DAY_MINUTES,
+  DAY_SECONDS,
   HISTORY_DAYS,
   MAX_MOST_READ,
   messageOf,
@@ -58,8 +59,7 @@ interface SiteEntries {
 const MAX_PART = 250; // entries: 1,000 arguments, and about 2 ms of Redis where pages have many buckets
 const MAX_TRIES = 10; // of one part; each call of `record` makes one or two
 const PARALLEL_SITES = 4; // between these scripts Redis has time for counts
-const DAY_SECONDS = 86_400;
-const BYTES_PER_MINUTE = 4; // in the string that holds a day of history
+export const BYTES_PER_MINUTE = 4; // in the string that holds a day of history
 /** Losses of a site are logged once in this time. */
 const LOG_INTERVAL_MS = 3_600_000;
 const MAX_LOGGED_SITES = 1_000;

@@ -3,7 +3,13 @@
  * site when nothing was recorded for a long time.
  */
 
-import { HISTORY_DAYS, MAX_PAGES_PER_SITE, MAX_PAGES_PER_UNLISTED_SITE, MAX_UNLISTED_SITES } from "./engine.ts";
+import {
+  DAY_SECONDS,
+  HISTORY_DAYS,
+  MAX_PAGES_PER_SITE,
+  MAX_PAGES_PER_UNLISTED_SITE,
+  MAX_UNLISTED_SITES,
+} from "./engine.ts";
 import type { Link } from "./link.ts";
 import { ADMIT } from "./scripts.ts";
 
@@ -14,7 +20,7 @@ export interface Limits {
 }
 
 const LISTED: Limits = { maxPages: MAX_PAGES_PER_SITE, ttlSeconds: "" };
-const UNLISTED: Limits = { maxPages: MAX_PAGES_PER_UNLISTED_SITE, ttlSeconds: HISTORY_DAYS * 86_400 };
+const UNLISTED: Limits = { maxPages: MAX_PAGES_PER_UNLISTED_SITE, ttlSeconds: HISTORY_DAYS * DAY_SECONDS };
 
 export const limitsOf = (isListed: boolean): Limits => (isListed ? LISTED : UNLISTED);
 

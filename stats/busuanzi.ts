@@ -5,12 +5,13 @@
  *     GET /busuanzi?jsonpCallback=BusuanziCallback_1
  *     try{BusuanziCallback_1({"site_uv":9,"page_pv":3,"version":2.4,"site_pv":27});}catch(e){}
  *
- * Each request counts as a view for busuanzi, so one is taken off again.
+ * busuanzi counts each request as a view, so one view is taken off.
  */
 
 import { URL } from "node:url";
 import { gunzipSync } from "node:zlib";
 import * as v from "valibot";
+import { parseJson } from "../engine/engine.ts";
 
 export const BUSUANZI = "https://busuanzi.ibruce.info";
 
@@ -21,7 +22,7 @@ export interface BusuanziCount {
   readonly pageViews: number;
 }
 
-/** How to wait between attempts; a test waits shorter. */
+/** Waits between attempts. Tests wait for a shorter time. */
 export type Sleep = (ms: number) => Promise<unknown>;
 
 const TIMEOUT_MS = 15_000;
@@ -42,7 +43,8 @@ const withoutThis = (count: number) => Math.max(0, count - 1);
 export async function askBusuanzi(server: string, page: string, sleep: Sleep): Promise<BusuanziCount> {
   const callback = `BusuanziCallback_${Math.floor(Math.random() * 2 ** 40)}`; // as busuanzi's script does
   const text = await fetchWithRetries(`${server}/busuanzi?jsonpCallback=${callback}`, { referer: page }, sleep);
-  const answer = v.safeParse(Answer, parseJson(text.toString("utf8", 0, MAX_ANSWER_LENGTH).match(/\((\{.*\})\)/)?.[1]));
+  const [, json = ""] = text.toString("utf8", 0, MAX_ANSWER_LENGTH).match(/\((\{.*\})\)/) ?? [];
+  const answer = v.safeParse(Answer, parseJson(json));
   if (!answer.success) throw new Error(`Cannot read what ${server} answers for ${page}`);
   const { site_pv: sitePageViews, site_uv: siteVisitors, page_pv: pageViews } = answer.output;
   return {
@@ -52,7 +54,7 @@ export async function askBusuanzi(server: string, page: string, sleep: Sleep): P
   };
 }
 
-/** The addresses of all pages of a sitemap, or of an index of sitemaps. @throws {Error} when one of them cannot be had */
+/** The addresses of all pages of a sitemap, or of an index of sitemaps. @throws {Error} when one of them cannot be read */
 export async function readSitemap(url: string, sleep: Sleep): Promise<string[]> {
   const pages = new Set<string>();
   const sitemaps = [url];
@@ -70,7 +72,7 @@ export async function readSitemap(url: string, sleep: Sleep): Promise<string[]> 
   return [...pages];
 }
 
-/** What stands in each `<loc>`. */
+/** The web address in each `<loc>`. */
 function* locationsOf(xml: string): Generator<string> {
   for (const [, text = ""] of xml.matchAll(/<loc>([^<]*|\s*<!\[CDATA\[[^<\]]*\]\]>\s*)<\/loc>/g)) {
     const location = URL.parse(unescapeXml(text.trim().replace(/^<!\[CDATA\[|\]\]>$/g, "")));
@@ -99,13 +101,4 @@ async function fetchOnce(url: string, headers: Record<string, string>): Promise<
   const content = isGzip ? gunzipSync(bytes, { maxOutputLength: MAX_SITEMAP_BYTES }) : bytes;
   if (content.length > MAX_SITEMAP_BYTES) throw new Error(`more than ${MAX_SITEMAP_BYTES} bytes`);
   return content;
-}
-
-/** undefined, which is no JSON value, when the text is not JSON. */
-function parseJson(text = ""): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined; // deliberate: the caller tells whose answer it was
-  }
 }

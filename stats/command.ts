@@ -32,9 +32,9 @@ export const HELP = `headcount: how many people are on this site right now
   headcount --help, headcount --version
 
   --no-secrets     for export: without the secrets, and without the hashes of today's visitors
-  --source NAME    for import: what to remember the totals by (the name of the file). Importing from the same
-                   source again replaces what was imported before, and never adds it twice
-  --server URL     for --busuanzi: another server (${BUSUANZI})
+  --source NAME    for import: the name to remember the totals by (default: the name of the file). Another import
+                   with the same name replaces the totals, and never adds them twice
+  --server URL     for --busuanzi: another server (default: ${BUSUANZI})
 
 The settings are read from the environment, as for serving: DATA or REDIS_URL say where the numbers are, and SITES
 which sites there are. Export, and import of totals, work while the service runs. Stop the service to restore an export.
@@ -91,7 +91,7 @@ function parse(args: readonly string[]) {
   }
 }
 
-const usage = (problem: string) => new Error(`${problem}\nheadcount --help tells what there is`);
+const usage = (problem: string) => new Error(`${problem}\nheadcount --help lists the commands`);
 
 /** What a command works with: an engine, and the names that the service knows. */
 export interface Opened extends Pick<TransferTools, "siteName" | "pageName"> {
@@ -100,7 +100,7 @@ export interface Opened extends Pick<TransferTools, "siteName" | "pageName"> {
 
 export interface EngineOptions {
   readonly log: Log;
-  /** Commands of Redis may take 9 % of it. */
+  /** How long a lease in Redis lasts. A command to Redis may take 9 % of this time. */
   readonly leaseMs: number;
 }
 
@@ -121,7 +121,7 @@ export async function runCommand(
   version: () => string,
   open: (options: EngineOptions) => Promise<Opened>,
 ): Promise<void> {
-  process.stdout.on("error", () => {}); // whoever waits for the write is told
+  process.stdout.on("error", () => {}); // `write` reports the error to whoever waits for it
   if (command.name === "help") return write(HELP);
   if (command.name === "version") return write(`headcount ${version()}\n`);
   const { store, siteName, pageName } = await open({ log, leaseMs: LEASE_MS });
@@ -158,7 +158,7 @@ const CLEAR_LINE = "\r\u001b[K";
 const BAR_WIDTH = 30;
 const sleep = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
-/** A bar and a text in one line that changes, on a terminal only. */
+/** Shows a bar and a text, always in the same line. Does nothing where standard error is not a terminal. */
 function progress({ done, total, what }: Progress): void {
   if (!process.stderr.isTTY) return;
   const filled = Math.round((BAR_WIDTH * done) / Math.max(total, done, 1));

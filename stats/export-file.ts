@@ -1,6 +1,6 @@
 /**
- * The file that `headcount export` writes: JSON with one entry a line, so it is written and read without having all of it in
- * memory, and every refusal can name a line.
+ * The file that `headcount export` writes: JSON with one entry per line. So the whole file is never in memory, and every
+ * refusal can name a line.
  *
  *     {"headcount":1,"id":"…","secrets":true,"sites":["example.com"],"entries":[
  *     {"site":"example.com","total":12345,"visitors":2345},
@@ -10,9 +10,17 @@
 
 import { closeSync, openSync, readSync } from "node:fs";
 import * as v from "valibot";
-import { type KeptEntry, MAX_PER_ENTRY, MAX_STORED_NAME_LENGTH, SECRET_KINDS } from "../engine/engine.ts";
+import {
+  canBeName,
+  type KeptEntry,
+  MAX_ONLINE,
+  MAX_PER_ENTRY,
+  MAX_STORED_NAME_LENGTH,
+  parseJson,
+  SECRET_KINDS,
+} from "../engine/engine.ts";
 
-/** A file that cannot be read, and where. */
+/** What is wrong with a file, and in which line. */
 export class FileProblem extends Error {
   constructor(line: number, problem: string) {
     super(`line ${line}: ${problem}`);
@@ -31,18 +39,14 @@ const FORMAT = 1;
 const CHUNK_BYTES = 65_536;
 const MAX_LINE_LENGTH = 1_048_576; // in characters; the longest entry has about 30,000
 const MAX_NAME_LENGTH = 1_024;
-const MAX_PEAK = 2 ** 32 - 1;
 const MAX_SHOWN = 100; // characters of a line in a message
-// oxlint-disable-next-line no-control-regex -- these characters are in no name
-const CONTROL_CHARACTER = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/u;
 
 // ── Entries ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const isName = (text: string) => !CONTROL_CHARACTER.test(text) && text.isWellFormed();
-const name = v.pipe(v.string(), v.minLength(1), v.maxLength(MAX_NAME_LENGTH), v.check(isName));
-const page = v.pipe(v.string(), v.maxLength(MAX_STORED_NAME_LENGTH), v.check(isName));
+const name = v.pipe(v.string(), v.minLength(1), v.maxLength(MAX_NAME_LENGTH), v.check(canBeName));
+const page = v.pipe(v.string(), v.maxLength(MAX_STORED_NAME_LENGTH), v.check(canBeName));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-const small = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(MAX_PEAK));
+const small = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(MAX_ONLINE));
 const peak = v.strictTuple([small, small]);
 const hash = v.pipe(v.string(), v.regex(/^[\w-]{1,64}$/));
 const list = <Item extends v.GenericSchema>(item: Item) => v.pipe(v.array(item), v.maxLength(MAX_PER_ENTRY));
@@ -142,19 +146,20 @@ export function readHeader(path: string): ExportHeader {
 export function* readEntries(path: string): Generator<KeptEntry> {
   let line = 0;
   let read = 0;
-  let mayFollow = true; // an entry: the one before ended with a comma
+  let hasComma = true; // at the end of the last line
   let sites: ReadonlySet<string> = new Set();
   for (const text of linesOf(path)) {
     line += 1;
     if (line === 1) {
       sites = new Set(parseHeader(text).sites);
     } else if (text.startsWith("]")) {
-      if (text !== `],"count":${read}}`) throw new FileProblem(line, `the end does not fit ${read} entries`);
+      if (text !== `],"count":${read}}`)
+        throw new FileProblem(line, `the file has ${read} entries, and its last line says something else`);
       return;
     } else {
-      if (!mayFollow) throw new FileProblem(line, "the line before has no comma at its end");
-      mayFollow = text.endsWith(",");
-      yield parseEntry(mayFollow ? text.slice(0, -1) : text, line, sites);
+      if (!hasComma) throw new FileProblem(line, "the line before has no comma at its end");
+      hasComma = text.endsWith(",");
+      yield parseEntry(hasComma ? text.slice(0, -1) : text, line, sites);
       read += 1;
     }
   }
@@ -174,13 +179,4 @@ function parseEntry(text: string, line: number, sites: ReadonlySet<string>): Kep
   if ("site" in entry.output && !sites.has(entry.output.site))
     throw new FileProblem(line, `${JSON.stringify(entry.output.site)} is not in the list of sites in the first line`);
   return entry.output;
-}
-
-/** undefined, which is no JSON value, when the text is not JSON. */
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined; // deliberate: the caller tells which line it is
-  }
 }

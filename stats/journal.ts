@@ -20,7 +20,7 @@ import {
 import { LRUCache } from "lru-cache";
 import { inPortions } from "../engine/portions.ts";
 import { bucketOf } from "../engine/reading.ts";
-import type { LiveRoom, LiveSites, RecordedSites } from "./live.ts";
+import type { LiveRoom, LiveSites, PeakSource, RecordedSites } from "./live.ts";
 import type { Totals } from "./totals.ts";
 
 /** One view of a page, as the journal sees it. The journal alone changes the fields that are not readonly. */
@@ -41,7 +41,7 @@ export interface View {
 
 export interface JournalOptions {
   readonly store: StatsStore;
-  readonly live: LiveSites;
+  readonly live: LiveSites & PeakSource;
   readonly totals: Totals;
   readonly sites: RecordedSites;
   /** Milliseconds since 1970. */
@@ -237,7 +237,7 @@ export class Journal {
     if (!view.isRecorded || now - view.beganAt < MIN_VIEW_MS) return;
     const running = view.activeSince === undefined ? 0 : now - view.activeSince;
     const seconds = Math.min(MAX_VIEW_SECONDS, (view.activeMs + running) / 1_000);
-    if (seconds === recorded || !this.#options.sites.admits(room.site)) return;
+    if (seconds === recorded || !this.#options.sites.admit(room.site)) return;
     const bucket = bucketOf(seconds);
     if (recorded !== undefined && bucketOf(recorded) === bucket) this.#add(room, bucket, 0, seconds - recorded);
     else {
@@ -265,7 +265,7 @@ export class Journal {
     for (const { site, peak } of this.#options.live.takePeaks()) {
       const noted = this.#peaks.get(site);
       const isKnown = noted?.minute === minute && noted.peak >= peak;
-      if (peak > 0 && !isKnown && this.#options.sites.admits(site))
+      if (peak > 0 && !isKnown && this.#options.sites.admit(site))
         this.#peaks.set(site, { site, minute, peak, isStored: false });
     }
   }

@@ -33,7 +33,7 @@ export interface Metrics {
   readonly claimDuration: Histogram;
   readonly tokens: Counter;
   readonly upgrades: Counter;
-  /** Counts a refusal, and by which Origin it was caused where that is the reason. */
+  /** Counts a refusal. @param origin the Origin of the request, when it was the reason */
   refused(reason: string, origin?: string): void;
   refusals(): Promise<RefusalCount[]>;
   /** Registers the gauges. */
@@ -88,6 +88,12 @@ export function createMetrics(): Metrics {
 export const runtimeName = (): string =>
   typeof Bun === "undefined" ? `Deno ${Deno.version.deno}` : `Bun ${Bun.version}`;
 
+/** Returns a function that brings a metric up to date. */
+const reader = (metric: Counter | Gauge, read: () => number) => () => {
+  metric.reset();
+  metric.inc(read());
+};
+
 /** Registers the gauges, and returns the functions that bring them up to date. */
 function gauges(
   registry: Registry,
@@ -95,13 +101,9 @@ function gauges(
 ): (() => void)[] {
   const registers = [registry];
   const { counters } = connections;
-  const single = (name: string, help: string, read: () => number) => {
-    const metric = new (name.endsWith("_total") ? Counter : Gauge)({ name, help, registers });
-    return () => {
-      metric.reset();
-      metric.inc(read());
-    };
-  };
+  const gauge = (name: string, help: string, read: () => number) => reader(new Gauge({ name, help, registers }), read);
+  const counter = (name: string, help: string, read: () => number) =>
+    reader(new Counter({ name, help, registers }), read);
   const perSite = (name: string, help: string, read: (site: LiveSite) => number) => {
     const metric = new Gauge({ name, help, labelNames: ["site"], registers });
     return () => {
@@ -118,18 +120,18 @@ function gauges(
   return [
     perSite("headcount_visitors_online", "Distinct visitors", ({ room }) => room.count ?? 0),
     perSite("headcount_pages_online", "Open pages on this node, observers included", ({ audience }) => audience),
-    single("headcount_connections", "Open sockets of this node", () => connections.size),
-    single("headcount_stale", "1 while the engine is away", () => Number(connections.stale)),
-    single("headcount_frames_sent_total", "Frames sent to pages", () => counters.frames),
-    single("headcount_pings_sent_total", "Pings sent to pages", () => counters.pings),
-    single("headcount_pings_lost_total", "Sockets closed because nothing came back", () => counters.silent),
-    single("headcount_slow_readers_total", "Sockets closed because too much was unread", () => counters.slow),
-    single("headcount_journal_errors_total", "Times the journal could not be written", () => journal.failures),
-    single("headcount_totals_errors_total", "Times visitors could not be counted at once", () => totals.failures),
-    single("headcount_engine_errors_total", "Calls of the engine that failed", () => engine.failures),
-    single("headcount_statistics_lost_total", "Statistics entries that the engine gave up", () => engine.lostEntries),
-    single("headcount_log_lines_dropped_total", "Log lines that nobody read in time", droppedLines),
-    single("process_resident_memory_bytes", "Resident memory", () => process.memoryUsage.rss()),
-    single("process_start_time_seconds", "When this process started", () => performance.timeOrigin / 1_000),
+    gauge("headcount_connections", "Open sockets of this node", () => connections.size),
+    gauge("headcount_stale", "1 while the engine is away", () => Number(connections.stale)),
+    counter("headcount_frames_sent_total", "Frames sent to pages", () => counters.frames),
+    counter("headcount_pings_sent_total", "Pings sent to pages", () => counters.pings),
+    counter("headcount_pings_lost_total", "Sockets closed because nothing came back", () => counters.silent),
+    counter("headcount_slow_readers_total", "Sockets closed because too much was unread", () => counters.slow),
+    counter("headcount_journal_errors_total", "Times the journal could not be written", () => journal.failures),
+    counter("headcount_totals_errors_total", "Times visitors could not be counted at once", () => totals.failures),
+    counter("headcount_engine_errors_total", "Calls of the engine that failed", () => engine.failures),
+    counter("headcount_statistics_lost_total", "Statistics entries that the engine gave up", () => engine.lostEntries),
+    counter("headcount_log_lines_dropped_total", "Log lines that nobody read in time", droppedLines),
+    gauge("process_resident_memory_bytes", "Resident memory", () => process.memoryUsage.rss()),
+    gauge("process_start_time_seconds", "When this process started", () => performance.timeOrigin / 1_000),
   ];
 }

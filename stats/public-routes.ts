@@ -4,9 +4,10 @@ import type { URLSearchParams } from "node:url";
 import type { Context, Env, Handler, Hono } from "hono";
 import { etag } from "hono/etag";
 import type { Engine } from "../engine/engine.ts";
-import { drawBadge, MAX_LABEL_LENGTH, parseColor } from "./badge.ts";
+import { isNumberName, type NumberName } from "../shared/numbers.ts";
+import { drawBadge, MAX_LABEL_LENGTH, parseColor, USUAL_COLOR } from "./badge.ts";
 import type { Journal } from "./journal.ts";
-import type { LiveConnections, LiveSites } from "./live.ts";
+import { type LiveConnections, type LiveSites, onlineCount } from "./live.ts";
 import type { SiteHandler } from "./routes.ts";
 import type { Totals } from "./totals.ts";
 
@@ -16,6 +17,8 @@ export interface PublicRoutesOptions {
   readonly engine: Engine;
   readonly live: LiveSites;
   readonly connections: LiveConnections;
+  /** Milliseconds of a monotonic clock. */
+  readonly now: () => number;
   /** Wraps a handler that answers for one site, or for one page of it; refuses unknown sites. */
   readonly forSite: (answer: SiteHandler) => Handler;
   /** The one name of a page; undefined for a name that is not valid. */
@@ -27,21 +30,17 @@ export interface PublicRoutesOptions {
 
 const MAX_AGE = "public, max-age=5"; // seconds
 const MAX_PAGES = 100; // of one request
-const GREEN = "#1a7f4b";
 
-/** What a badge can show: its usual label, and how the number is found. */
-const BADGES: Record<
-  string,
-  { label: string; read(numbers: Numbers): Promise<number | undefined> | number | undefined }
-> = {
-  site: { label: "online", read: ({ site }) => site() },
-  page: { label: "online", read: ({ page }) => page() },
-  peak: { label: "peak", read: ({ peak }) => peak() },
-  read: { label: "min read", read: async ({ read }) => minutesOf(await read()) },
-  views: { label: "views", read: async ({ ofPage }) => (await ofPage()).views },
-  total: { label: "views", read: async ({ ofPage }) => (await ofPage()).total },
-  visitors: { label: "visitors", read: async ({ ofPage }) => (await ofPage()).visitors },
-  today: { label: "visitors today", read: async ({ ofPage }) => (await ofPage()).today },
+/** What a badge can show: the usual label, and how the number is found. */
+const BADGES: Record<NumberName, { label: string; read(numbers: Numbers): Promise<number | undefined> }> = {
+  site: { label: "online", read: (numbers) => numbers.onSite() },
+  page: { label: "online", read: (numbers) => numbers.onPage() },
+  peak: { label: "peak", read: (numbers) => numbers.peak() },
+  read: { label: "min read", read: async (numbers) => minutesOf(await numbers.read()) },
+  views: { label: "views", read: async (numbers) => (await numbers.totals()).views },
+  total: { label: "views", read: async (numbers) => (await numbers.totals()).total },
+  visitors: { label: "visitors", read: async (numbers) => (await numbers.totals()).visitors },
+  today: { label: "visitors today", read: async (numbers) => (await numbers.totals()).today },
 };
 
 const minutesOf = (seconds: number | undefined) =>
@@ -50,18 +49,19 @@ const minutesOf = (seconds: number | undefined) =>
 /** The numbers of a site and one of its pages, each read when it is asked for. */
 type Numbers = ReturnType<typeof numbersOf>;
 
-function numbersOf({ live, engine, journal, totals }: PublicRoutesOptions, site: string, page: string) {
-  const count = async (name?: string) => live.count(site, name) ?? (await engine.cluster?.count(site, name)) ?? 0;
+function numbersOf(options: PublicRoutesOptions, site: string, page: string) {
+  const { engine, journal, totals, now } = options;
   return {
-    site: () => count(),
-    page: () => count(page),
+    onSite: () => onlineCount(options, site),
+    onPage: () => onlineCount(options, site, page),
     peak: () => journal.peak(site),
     read: async () => {
       const { views, median } = await engine.reading(site, page);
       return views === 0 ? undefined : median;
     },
-    ofPage: async () => {
-      await totals.refresh(site, page, performance.now());
+    /** The views of the page, and the totals of the site. */
+    totals: async () => {
+      await totals.refresh(site, page, now());
       return totals.numbers(site, page);
     },
   };
@@ -77,16 +77,16 @@ export function addPublicRoutes<E extends Env>(app: Hono<E>, options: PublicRout
     const pages = asked.length > 1 ? await countPages(options, site, asked) : undefined;
     if (asked.length > 1 && pages === undefined) return refuse(c, "page");
     const numbers = numbersOf(options, site, page ?? "");
-    const [ofSite, peak, ofPage, sums] = await Promise.all([
-      numbers.site(),
+    const [onSite, peak, onPage, sums] = await Promise.all([
+      numbers.onSite(),
       numbers.peak(),
-      page === undefined ? undefined : numbers.page(),
-      numbers.ofPage(),
+      page === undefined ? undefined : numbers.onPage(),
+      numbers.totals(),
     ]);
     const { views, total, visitors, today } = sums;
-    const pageNumbers = page === undefined ? {} : { page: ofPage, views };
+    const numbersOfPage = page === undefined ? {} : { page: onPage, views };
     const stale = connections.stale || undefined;
-    return c.json({ site: ofSite, peak, total, visitors, today, ...pageNumbers, pages, stale });
+    return c.json({ site: onSite, peak, total, visitors, today, ...numbersOfPage, pages, stale });
   };
   app.get("/count", etag(), forSite(answerCount));
 
@@ -94,27 +94,25 @@ export function addPublicRoutes<E extends Env>(app: Hono<E>, options: PublicRout
     const params = paramsOf(c);
     const number = params.get("number") ?? "site";
     const label = params.get("label");
-    const badge = Object.hasOwn(BADGES, number) ? BADGES[number] : undefined;
-    const fill = parseColor(params.get("color") ?? GREEN);
+    const color = parseColor(params.get("color") ?? USUAL_COLOR);
     const isTooLong = (label?.length ?? 0) > MAX_LABEL_LENGTH;
-    if (badge === undefined || fill === undefined || isTooLong) return refuse(c, "badge");
+    if (!isNumberName(number) || color === undefined || isTooLong) return refuse(c, "badge");
+    const badge = BADGES[number];
     const value = await badge.read(numbersOf(options, site, page ?? "/"));
     c.header("Cache-Control", MAX_AGE);
     c.header("Content-Type", "image/svg+xml; charset=utf-8");
-    return c.body(drawBadge({ label: label ?? badge.label, value: String(value ?? "–"), color: fill }));
+    return c.body(drawBadge({ label: label ?? badge.label, value: String(value ?? "–"), color }));
   };
   app.get("/badge.svg", etag(), forSite(answerBadge));
 }
 
 /** The numbers of several pages by the names they were asked for. Undefined when a name is not valid. */
 async function countPages(options: PublicRoutesOptions, site: string, asked: readonly string[]) {
-  const { live, engine, totals, pageName } = options;
+  const { totals, pageName } = options;
   const names = asked.map(pageName);
   const pages = names.filter((name) => name !== undefined);
   if (pages.length < names.length) return undefined;
   const views = await totals.viewsOf(site, pages);
-  const online = await Promise.all(
-    pages.map(async (page) => live.count(site, page) ?? (await engine.cluster?.count(site, page)) ?? 0),
-  );
+  const online = await Promise.all(pages.map((page) => onlineCount(options, site, page)));
   return Object.fromEntries(names.map((_, at) => [asked[at], { page: online[at], views: views[at] }]));
 }

@@ -7,7 +7,7 @@ import { LRUCache } from "lru-cache";
 import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS, type StatsStore } from "../engine/engine.ts";
 import { dateOf } from "./calendar.ts";
 import type { Journal } from "./journal.ts";
-import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES } from "./live.ts";
+import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES, onlineCount } from "./live.ts";
 import { type Metrics, METRICS_CONTENT_TYPE, runtimeName } from "./metrics.ts";
 import type { Totals } from "./totals.ts";
 
@@ -28,7 +28,7 @@ export interface StatsRoutesOptions {
   /** Wraps a handler that answers for one site, or for one page of it; refuses unknown sites. */
   readonly forSite: (answer: SiteHandler) => Handler;
   readonly refuse: (c: Context, reason: "range") => Response;
-  /** What a reason to refuse is called. */
+  /** The title of a reason to refuse. */
   readonly titleOf: (reason: string) => string;
 }
 
@@ -46,6 +46,7 @@ const DAY_RANGES = new Map([
   ["year", 365],
   ["all", Infinity],
 ]);
+const MAX_SHOWN_PAGES = 100; // of one site
 const MAX_CHART_POINTS = 720;
 const LIST_CACHE_MS = 5_000; // the journal is written as often
 
@@ -142,22 +143,24 @@ function nodeState({ connections, engine, journal, maxConnections, version }: St
   };
 }
 
-/** The largest sites, and the sites of SITES where nobody is now: their past is worth a look. */
+/** The largest sites, and the sites of SITES where nobody is now, because their past is worth a look. */
 function shownSites({ live, listedSites }: StatsRoutesOptions): string[] {
   const names = largestSites(live, listedSites).map(({ room }) => room.site);
   return [...new Set(names.concat(...listedSites))].slice(0, MAX_SHOWN_SITES);
 }
 
-async function siteState({ live, engine, journal, totals }: StatsRoutesOptions, name: string) {
+/** What is known of a site. A number that is not known now is left out. */
+async function siteState(options: StatsRoutesOptions, name: string) {
+  const { live, engine, journal, totals } = options;
   const site = live.site(name);
   const pages = Array.from(site?.pages.values() ?? [], ({ page, count }) => ({ page, visitors: count ?? 0 }));
   return {
     site: name,
-    visitors: site?.room.count ?? (await engine.cluster?.count(name).catch(() => 0)) ?? 0, // if unknown, the node is stale
+    visitors: await onlineCount(options, name).catch(() => undefined),
     openPages: site?.audience ?? 0,
     totals: await engine.siteTotals(name, totals.day).catch(() => undefined),
     peak: await journal.peak(name),
     highest: await engine.highest(name).catch(() => undefined),
-    pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_SITES),
+    pages: pages.toSorted((a, b) => b.visitors - a.visitors).slice(0, MAX_SHOWN_PAGES),
   };
 }

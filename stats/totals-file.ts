@@ -3,7 +3,7 @@
  *
  *     {"site": "example.com", "total": 12345, "visitors": 2345, "pages": {"/post": 321}}
  *
- * `total` may be missing: then it is the sum of the pages. `visitors` and `pages` may be missing too.
+ * A missing `total` is the sum of the pages. `visitors` and `pages` may be missing, too.
  */
 
 import { readFileSync, statSync } from "node:fs";

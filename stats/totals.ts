@@ -107,7 +107,7 @@ export class Totals {
 
   /** A page was shown to a visitor. */
   countView(site: string, page: string): void {
-    if (!this.#options.sites.admits(site)) return;
+    if (!this.#options.sites.admit(site)) return;
     const { day } = this;
     const key = pageKey(site, page);
     const sum = this.#views.get(key);
@@ -122,7 +122,7 @@ export class Totals {
    * nothing to wait for.
    */
   countVisitor(site: string, visitor: string): Promise<void> | undefined {
-    if (!this.#options.sites.admits(site)) return undefined;
+    if (!this.#options.sites.admit(site)) return undefined;
     const { day } = this;
     if (this.#seenToday.has(visitor) || this.#waiting.length >= MAX_WAITING) return undefined; // the next page tries again
     if (this.#seenToday.size >= MAX_SEEN) this.#seenToday.clear(); // the engine knows them, and counts nobody twice

@@ -21,9 +21,9 @@ export interface TransferTools {
   readonly store: TransferStore;
   /** The name of a site; undefined when nothing is counted under this name. */
   readonly siteName: (text: string) => string | undefined;
-  /** The name of a page; undefined when it is none. */
+  /** The one name of a page; undefined for a text that is not valid. */
   readonly pageName: (text: string) => string | undefined;
-  /** Told how far long work is. */
+  /** Is told how much of long work is done. */
   readonly progress: (progress: Progress) => void;
   readonly sleep: Sleep;
 }
@@ -45,7 +45,7 @@ export interface ExportOptions {
 const REPORT_EVERY = 1_000; // entries
 const MAX_NAMED = 10; // sites in a message
 const SAVE_EVERY = 20; // pages that busuanzi was asked for
-const PAUSE_MS = 500; // between two questions to busuanzi, which is one person's gift to many
+const PAUSE_MS = 500; // between two requests, because one person runs busuanzi for everybody
 const BUSUANZI_SOURCE = "busuanzi";
 const RETRY_MS = 100;
 const MAX_RETRIES = 100;
@@ -62,7 +62,9 @@ export async function* exportAll(
   const kept = await whenFree(() => store.keptSites());
   if (kept.length === 0) throw new Error("Cannot export: nothing is kept here. DATA or REDIS_URL say where to look");
   if (site !== undefined && !kept.includes(site))
-    throw new Error(`Cannot export ${site}: nothing is kept of it, but of ${kept.slice(0, MAX_NAMED).join(", ")}`);
+    throw new Error(
+      `Cannot export ${site}: nothing is kept of it. There is something of ${kept.slice(0, MAX_NAMED).join(", ")}`,
+    );
   const sites = site === undefined ? kept : [site];
   async function* entries(): AsyncGenerator<KeptEntry> {
     if (withSecrets) yield* await whenFree(() => store.keptSecrets());
@@ -78,7 +80,7 @@ export async function* exportAll(
 
 /**
  * Imports a file: an export is restored, totals are added. Nothing is changed before all of the file has been read.
- * @param source what to remember the totals by; the name of the file when undefined
+ * @param source the name that the totals are remembered by; undefined for the name of the file
  * @returns what was done, for people
  * @throws {Error} that names the file, and the line that is wrong
  */
@@ -130,7 +132,7 @@ function siteOf({ siteName }: TransferTools, text: string): string {
   return site;
 }
 
-/** The name under which a page is stored; undefined when it is none. */
+/** The name under which a page is stored; undefined for a name that is not valid. */
 function pageOf({ pageName }: TransferTools, text: string): string | undefined {
   const page = pageName(text);
   return page === undefined ? undefined : storedPageName(page);
@@ -143,7 +145,7 @@ function addViews(pages: Map<string, number>, page: string, views: number): void
   pages.set(page, sum);
 }
 
-/** The pages that a site can have. Those with the least views are summed up under one name. */
+/** The most viewed pages, as many as a site can have. The views of the other pages are summed up under one name. */
 function mostViewed(pages: Map<string, number>): Map<string, number> {
   if (pages.size <= MAX_PAGES_PER_SITE) return pages;
   const ranked = [...pages].toSorted(([, a], [, b]) => b - a);
@@ -185,7 +187,7 @@ async function whenFree<Result>(work: () => Promise<Result>): Promise<Result> {
 
 // ── Import from busuanzi ────────────────────────────────────────────────────────────────────────────────────────────
 
-/** What was had from busuanzi so far. */
+/** What busuanzi has answered so far. */
 interface Harvest {
   total: number | undefined;
   visitors: number | undefined;
@@ -193,8 +195,8 @@ interface Harvest {
 }
 
 /**
- * Asks busuanzi for each page of a sitemap, one after the other. What was asked is kept, so an interrupted import goes on
- * where it ended.
+ * Asks busuanzi for each page of a sitemap, one after the other. The answers are kept, so an interrupted import
+ * goes on where it ended.
  * @returns what was done, for people
  */
 export async function importBusuanzi(tools: TransferTools, sitemap: string, server: string): Promise<string> {
@@ -212,7 +214,7 @@ export async function importBusuanzi(tools: TransferTools, sitemap: string, serv
     let views = 0;
     for (const url of urls) {
       const count = await askBusuanzi(server, url, sleep);
-      harvest.total ??= count.sitePageViews; // later answers contain these questions
+      harvest.total ??= count.sitePageViews; // of the first answer, because busuanzi counts each question
       harvest.visitors ??= count.siteVisitors;
       views += count.pageViews;
       await sleep(PAUSE_MS);
@@ -237,7 +239,7 @@ function pagesOfSite(tools: TransferTools, site: string, addresses: string[]): M
   return pages;
 }
 
-/** The site of an address: one with its port, or one of its host. */
+/** The site of an address: the one with the port of the address, or else the one of its host. */
 const siteOfUrl = ({ siteName }: TransferTools, { host, hostname }: URL) => siteName(host) ?? siteName(hostname);
 
 const totalsOf = ({ total, visitors, pages }: Harvest): ImportedTotals => ({

@@ -1,4 +1,5 @@
 /** What the check page and the debug script advise: the lines that an owner has to paste, and where. */
+import { siteEntry } from "../shared/site-entry.ts";
 
 /** The host as SITES has it: Chromium escapes the star of `*.example.com`. */
 export const hostOf = (url: URL) => url.hostname.replace("%2A", "*");
@@ -10,14 +11,13 @@ export function siteUrl(text: string): URL | undefined {
     const url = new URL(text.includes("://") ? text : scheme + text);
     return /^https?:$/.test(url.protocol) && /^(\*\.)?[^%*]+$/.test(hostOf(url)) ? url : undefined;
   } catch {
-    return undefined; // deliberate: the caller says so
+    return undefined; // deliberate: the caller says that this is no name of a site
   }
 }
 
-/** The setting that allows a site. A port is part of its name only where it is not the default one. */
-export function sitesLine(url: URL): string {
-  return `SITES=${url.port === "" || url.hostname === "localhost" ? hostOf(url) : url.origin}`;
-}
+/** The setting that allows a site. The browser does not know which other sites the setting has already. */
+export const sitesLine = (url: URL): string =>
+  `SITES=${siteEntry({ origin: url.origin, hostname: hostOf(url), port: url.port })}`;
 
 /** @param server address of the service, with the slash at its end */
 export function policyLines(server: string): string {

@@ -8,7 +8,7 @@ import type { HeadcountDetail } from "./headcount.d.ts";
 
 /** An element that a theme made for a number, or the container of one. */
 interface Field extends HTMLElement {
-  /** What was last written to it. It is not compared with the text, so another script may format the number. */
+  /** The value that was written last. The text is not compared with it, so another script may format the number. */
   bszShown?: string | number | undefined;
   /** What the author had put there, such as a spinner. */
   bszAuthor?: ChildNode[];
@@ -27,7 +27,7 @@ declare global {
 const NAMES = ["site_pv", "page_pv", "site_uv"]; // the numbers of busuanzi 2.3 and of Vercount
 
 let numbers: Numbers = {};
-let path: string; // of the page that the numbers are of
+let path: string; // of the page that the numbers belong to
 let callbacks: ((numbers: Numbers) => void)[] = [];
 
 const fill = () => {
@@ -45,7 +45,7 @@ const fill = () => {
   }
 };
 
-/** Gives the numbers to those who wait for them, once all are known and are of this page. */
+/** Gives the numbers to the callbacks that wait, once all numbers are known and belong to this page. */
 const answer = () => {
   if (path !== location.pathname || NAMES.some((name) => !(numbers[name]! >= 0))) return;
   for (const callback of callbacks) queueMicrotask(() => callback(numbers));
@@ -84,7 +84,7 @@ const offerCalls = () => {
   };
   window.bszTag = {
     bszs: NAMES,
-    texts: (its) => change("value", (element, name) => (element.textContent = "" + its[name])),
+    texts: (values) => change("value", (element, name) => (element.textContent = "" + values[name])),
     shows: display("inline"),
     hides: display("none"),
   };

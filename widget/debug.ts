@@ -1,19 +1,30 @@
 /**
- * Loaded by the widget when its tag carries `data-debug`: says in the console what happens, and when something does not,
- * tries each step by itself, as an observer that is not counted, and names the first one that fails.
+ * The widget loads this script when its tag carries `data-debug`. The script says in the console what happens. When the
+ * number does not come, the script tries each step by itself, as an observer that is not counted, and names the first step
+ * that fails.
  */
 import { policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "./advice.ts";
 import type { HeadcountDetail } from "./headcount.d.ts";
-import { debug as en } from "./pages/texts/en.ts";
-import { debug as zh } from "./pages/texts/zh.ts";
-import { fill } from "./pages/words.ts";
+import * as en from "./pages/texts/en.ts";
+import * as zh from "./pages/texts/zh.ts";
+import { fill, type Problem, reasonIn, type TextsOf } from "./pages/words.ts";
+import { isNumberName, NUMBER_NAMES } from "../shared/numbers.ts";
 
 const SLOW_MS = 3_000; // a page is live sooner
 const CSP_MS = 200; // a violation is reported after the failure that it causes
-const NUMBERS = ["site", "page", "peak", "read", "views", "total", "visitors", "today"];
+
+interface Words {
+  texts: TextsOf<typeof en.debug>;
+  refusals: Partial<Record<string, string>>;
+}
+/** By the subtag that browsers ask for. */
+const LANGUAGES: Partial<Record<string, Words>> = {
+  en: { texts: en.debug, refusals: en.refusals },
+  zh: { texts: zh.debug, refusals: zh.refusals },
+};
 
 /** In the language of the owner's browser, whatever the page is written in. */
-const texts = navigator.languages.find((language) => /^(en|zh)\b/i.test(language))?.startsWith("zh") ? zh : en;
+const { texts, refusals } = navigator.languages.map(wordsIn).find((words) => words !== undefined) ?? LANGUAGES["en"]!;
 
 const server = new URL(".", import.meta.url).href;
 const socketServer = server.replace("http", "ws");
@@ -26,12 +37,18 @@ let hasBeenLive = false;
 let isDiagnosing = false;
 let isBlocked = false; // by the page's Content-Security-Policy
 
+function wordsIn(language: string): Words | undefined {
+  return LANGUAGES[language.toLowerCase().replace(/-.*/, "")];
+}
 const say = (words: string) => console.info(`Headcount: ${words}`);
 const warn = (words: string) => console.warn(`Headcount: ${words}`);
 const wait = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
 addEventListener("securitypolicyviolation", ({ blockedURI, effectiveDirective, disposition }) => {
-  if (disposition === "report" || ![server, socketServer].some((its) => blockedURI.startsWith(new URL(its).origin)))
+  if (
+    disposition === "report" ||
+    ![server, socketServer].some((address) => blockedURI.startsWith(new URL(address).origin))
+  )
     return;
   if (!isBlocked)
     warn(`${fill(texts.policy, { directive: effectiveDirective, blocked: blockedURI })}\n${policyLines(server)}`);
@@ -60,7 +77,7 @@ function checkElements(): void {
   );
   if (kinds.length === 0) warn(`${texts.noElement}\n<span data-headcount>–</span>`);
   for (const kind of kinds)
-    if (kind && !NUMBERS.includes(kind)) warn(fill(texts.unknownNumber, { kind, known: NUMBERS.join(", ") }));
+    if (kind && !isNumberName(kind)) warn(fill(texts.unknownNumber, { kind, known: NUMBER_NAMES.join(", ") }));
 }
 
 /** Asks for a token as the widget does, but without the id that it keeps. */
@@ -73,7 +90,7 @@ function keptVisitor(): string | undefined {
   try {
     return localStorage[server];
   } catch {
-    return undefined; // storage is forbidden here, which checkCookies says
+    return undefined; // checkCookies says that storage is forbidden
   }
 }
 
@@ -110,8 +127,8 @@ async function findReason(): Promise<string | undefined> {
     if ((await asked.json()).site === undefined)
       return `${fill(texts.notAllowed, { origin: location.origin })}\n${sitesLine(siteUrl(location.origin)!)}`;
     const answer = await requestToken(true);
-    const { title, detail, token } = await answer.json();
-    if (!answer.ok) return fill(texts.refused, { title, detail });
+    if (!answer.ok) return refusalIn(await answer.json());
+    const { token } = await answer.json();
     const frame = await firstFrame(token);
     await wait(CSP_MS);
     if (isBlocked) return undefined;
@@ -125,6 +142,11 @@ async function findReason(): Promise<string | undefined> {
     if (location.protocol === "https:" && server.startsWith("http:")) return fill(texts.mixed, { server });
     return fill(texts.noAnswer, { server });
   }
+}
+
+function refusalIn(problem: Problem): string {
+  const { title = "", detail = "" } = problem;
+  return fill(texts.refused, { title: refusals[reasonIn(problem)] ?? title, detail });
 }
 
 /** What a socket says first; undefined when it does not open. */
@@ -142,7 +164,7 @@ function firstFrame(token: string): Promise<string | undefined> {
   });
 }
 
-// The widget asks for the number every 30 s when it has a token, but gets no socket: live, but not as it should be.
+// With a token and without a socket, the widget asks for the number every 30 s: the page is live, but its number is late.
 const polling = new PerformanceObserver((list) => {
   if (!list.getEntries().some(({ name }) => name.startsWith(`${server}count?page=`))) return;
   polling.disconnect();

@@ -39,7 +39,7 @@ let server: string; // its address
 const known = new Map<string, PageNumbers>();
 let state: HeadcountState = "live";
 let answeredAt = Date.now();
-let resumeAt = 0; // the service asked for a pause until then
+let resumeAt = 0; // when the pause ends that the service asked for
 
 let settling = 0; // timer
 let timer = 0; // of the next repeat
@@ -55,9 +55,9 @@ const paint = () => {
     const value = known.get(dataset.headcountPage!)?.[dataset.headcount as keyof PageNumbers];
     let text = (dataset.headcountText ??= target.textContent ?? "");
     if (value !== undefined) text = format(value);
-    const its = value === undefined ? "connecting" : state;
+    const targetState = value === undefined ? "connecting" : state;
     if (target.textContent !== text) target.textContent = text;
-    if (dataset.headcountState !== its) dataset.headcountState = its;
+    if (dataset.headcountState !== targetState) dataset.headcountState = targetState;
   }
 };
 
@@ -66,7 +66,7 @@ const format = (value: number) => {
   try {
     return value.toLocaleString(document.documentElement.lang);
   } catch {
-    return value.toLocaleString(); // no language, or none that there is, such as "en_US"
+    return value.toLocaleString(); // the page has no language, or one that is not valid, such as "en_US"
   }
 };
 
@@ -78,15 +78,15 @@ const queryOf = (pages: string[]) => new URLSearchParams(pages.map((page) => ["p
 const batchesOf = (pages: string[]) => {
   const batches: string[][] = [];
   let batch: string[] = [];
-  let length = Infinity;
+  let batchLength = Infinity; // of its query
   for (const page of pages) {
-    const its = queryOf([page]).length + 1;
-    if (batch.length === MAX_PAGES || length + its > MAX_QUERY_LENGTH) {
+    const pageLength = queryOf([page]).length + 1;
+    if (batch.length === MAX_PAGES || batchLength + pageLength > MAX_QUERY_LENGTH) {
       batches.push((batch = []));
-      length = 0;
+      batchLength = 0;
     }
     batch.push(page);
-    length += its;
+    batchLength += pageLength;
   }
   return batches;
 };

@@ -32,7 +32,7 @@ const PACE_MS = 9; // with each repaint since the last frame, the next one waits
 
 declare global {
   interface History {
-    /** Here a second widget finds the running one. Not on `window`, where any element's `id` is a property. */
+    /** A second widget finds the running one here, and not on `window`, where the `id` of any element is a property. */
     headcount?: (script: HTMLScriptElement) => void;
   }
   interface Navigator {
@@ -83,7 +83,7 @@ const format = (kind: keyof Counts, value: number) => {
   try {
     return value.toLocaleString(document.documentElement.lang, options);
   } catch {
-    return value.toLocaleString([], options); // no language, or none that there is, such as "en_US"
+    return value.toLocaleString([], options); // the page has no language, or one that is not valid, such as "en_US"
   }
 };
 
@@ -152,18 +152,18 @@ const arm = (next: () => void, floorMs: number, jitterMs = 0) => {
 };
 
 /**
- * What is stored, after storing what is new: the visitor's id, for browsers that drop third-party cookies, or "off" for
- * a visitor who does not want to be counted. "" where storage is forbidden.
+ * Stores a new value, if there is one, and returns what is stored: the visitor's id, for browsers that drop third-party
+ * cookies, or "off" for a visitor who does not want to be counted. Returns "" where storage is forbidden.
  */
 const visitor = (id?: string): string | undefined => {
   try {
     return id ? (localStorage[server] = id) : localStorage[server];
   } catch {
-    return ""; // the cookie has to do
+    return ""; // the cookie is enough
   }
 };
 
-/** Posts the body, a text, which needs no preflight. Without a body, gets. */
+/** Posts the body as text, which needs no preflight. Without a body, the method is GET. */
 const request = (path: string, body?: string) =>
   fetch((asked = server + path), {
     credentials: body && "include",
@@ -215,7 +215,7 @@ const connect = () => {
     if (!id) await new Promise((resolve) => setTimeout(resolve, LOCK_MS)); // keeps the lock
   };
   // Two tabs that a new visitor opens in one instant must not become two visitors: the second tab waits until it can
-  // read the id that the first one stored. A tab keeps the others waiting for as long as its attempt lasts at most.
+  // read the id that the first one stored. A tab keeps the others waiting at most as long as its attempt lasts.
   // A browser that forbids storage forbids locks, too.
   const conversation = (visitor() == null && navigator.locks?.request(server, { signal }, converse)) || converse();
   conversation.catch(async (refusal: any) => {
@@ -226,7 +226,7 @@ const connect = () => {
     if (refusal.status < 405) {
       warn(refusal.status, await refusal.text());
       lose(NEVER_MS); // 403 and 404, also 400 and 401: another attempt would get the same answer
-    } else lose((refusal.headers?.get("Retry-After") * 1000) % NEVER_MS || 0); // no time, or a date: the usual backoff
+    } else lose((refusal.headers?.get("Retry-After") * 1000) % NEVER_MS || 0); // without a number of seconds: the usual backoff
   });
 };
 
@@ -245,7 +245,7 @@ const lose = (floorMs = 0, windowMs?: number) => {
 
 // ---- View: which page, and whether somebody reads it ----
 
-/** Whether the page has another name now. */
+/** Takes over the current name of the page. Returns whether the page had another name before. */
 const turn = () => {
   const [, choice] = location.hash.split(/#headcount-(on|off)/);
   if (choice) visitor(choice);
@@ -253,12 +253,12 @@ const turn = () => {
   if (name === page) return false;
   page = name;
   again = false;
-  delete counts.page; // of the old page, as the next two
+  delete counts.page; // this and the next two numbers are of the old page
   delete counts.views;
   return delete counts.read; // true
 };
 
-/** Tells the service what has changed since it was told last. */
+/** Tells the service what has changed since the last message. */
 const tell = (reads = present) => {
   present = reads;
   if (socket?.readyState !== 1) return;
@@ -288,7 +288,7 @@ const wake = () => {
 
 // ---- Start: the tag, the events of the page, and the first attempt ----
 
-/** Listens at the window while events come down, so that scrolling inside an element is heard too. */
+/** Listens at the window in the capturing phase, so that the widget hears of scrolling inside an element, too. */
 const on = (types: string, listener: (event: any) => void) => {
   for (const type of types.split(" ")) addEventListener(type, listener, true);
 };

@@ -115,6 +115,8 @@ suite("check", ["chromium"], () => {
     expect((await other.finding("Host name"))[1]).toContain("proxy_set_header Host $http_host;");
     expect((await other.finding("Token"))[1]).toContain("Origin not allowed");
     await shows(other.page, "#summary", /things are wrong\.$/);
+    const chinese = await check(renamed, "a.example", { locale: "zh-CN" });
+    expect((await chinese.finding("令牌"))[1]).toContain("来源未获准");
   });
 });
 

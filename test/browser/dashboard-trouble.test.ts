@@ -25,48 +25,78 @@ suite("dashboard trouble", ["chromium"], () => {
     await shows(page, "#link", "Live");
     await service.stop("SIGKILL");
     await shows(page, "#link", /^The service is not reachable .* These are the last known numbers/);
-    expect(await page.title()).toBe("Not reachable – Headcount");
+    expect(await page.title()).toBe("Not live – Headcount");
     await picture(page, "lost");
     await service.start();
     await shows(page, "#link", "Live");
     expect(await page.locator("#sign-in").isVisible()).toBe(false);
   });
 
-  test.each(runtimes)(
-    "%s: asks nothing after the password has changed, and offers to sign in again",
-    async (runtime) => {
-      const service = await startService({}, runtime);
-      const context = await newBrowser({ locale: "en-US" });
-      const { page } = await open(context, `${service.url}/dashboard`);
-      await shows(page, "#link", "Live");
-      await service.stop();
-      const password = "another password";
-      service.settings["ADMIN_PASSWORD"] = password;
-      await service.start();
-      await shows(page, "#link", "The password has changed");
-      expect(await page.title()).toBe("The password has changed – Headcount");
-      await picture(page, "signed-out");
+  test.each(runtimes)("%s: asks nothing after the password has changed, and offers to sign in", async (runtime) => {
+    const service = await startService({}, runtime);
+    const context = await newBrowser({ locale: "en-US" });
+    const { page } = await open(context, `${service.url}/dashboard`);
+    await shows(page, "#link", "Live");
+    await service.stop();
+    const password = "another password";
+    service.settings["ADMIN_PASSWORD"] = password;
+    await service.start();
+    await shows(page, "#link", "Please sign in");
+    expect(await page.title()).toBe("Please sign in – Headcount");
+    await picture(page, "signed-out");
 
-      const asked: string[] = [];
-      page.on("request", (request) => asked.push(request.url()));
-      await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))");
-      await page.locator("#ranges button").first().click({ force: true });
-      await sleep(3_000);
-      expect(asked).toEqual([]);
+    const asked: string[] = [];
+    page.on("request", (request) => asked.push(request.url()));
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))");
+    await page.locator("#ranges button").first().click({ force: true });
+    await sleep(3_000);
+    expect(asked).toEqual([]);
 
-      await context.setHTTPCredentials({ username: "admin", password });
-      await page.getByRole("button", { name: "Sign in again" }).click();
-      await shows(page, "#link", "Live");
-    },
-  );
+    await context.setHTTPCredentials({ username: "admin", password });
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await shows(page, "#link", "Live");
+  });
 
-  test("says in Chinese that the password has changed", async () => {
+  test("asks in Chinese to sign in", async () => {
     const service = await startService();
     const context = await newBrowser({ locale: "zh-CN" });
     await context.route("**/dashboard/state", (route) => route.fulfill({ status: 401, json: {} }));
     const { page } = await open(context, `${service.url}/dashboard`);
-    await shows(page, "#link", "密码已更改");
-    await page.getByRole("button", { name: "重新登录" }).waitFor();
+    await shows(page, "#link", "请登录");
+    await page.getByRole("button", { name: "登录" }).waitFor();
+  });
+
+  test("says why the service sends no numbers, which is no question of the way to it", async () => {
+    const service = await startService();
+    const context = await newBrowser();
+    await context.route("**/dashboard/state", (route) =>
+      route.fulfill({ status: 429, json: { type: "urn:headcount:problem:guesses", title: "Too many", status: 429 } }),
+    );
+    const { page } = await open(context, `${service.url}/dashboard`);
+    await shows(page, "#link", "The service sends no numbers (Too many wrong passwords)");
+    await context.unroute("**/dashboard/state");
+    await shows(page, "#link", "Live");
+  });
+
+  test("shows a dash for a number that is not known", async () => {
+    const service = await startService();
+    const context = await newBrowser();
+    await context.route("**/dashboard/state", (route) =>
+      route.fulfill({
+        json: {
+          sites: [
+            { site: "a.example", openPages: 0, peak: 0, pages: [] },
+            { site: "b.example", visitors: 3, openPages: 3, peak: 3, pages: [] },
+          ],
+        },
+      }),
+    );
+    const { page, errors } = await open(context, `${service.url}/dashboard`);
+    await shows(page, "#visitors", "–");
+    await shows(page, "#site", "a.example");
+    expect(await page.locator("#sites button b").allTextContents()).toEqual(["–", "3"]);
+    expect(await page.title()).toBe("– online now – Headcount");
+    expect(errors).toEqual([]);
   });
 
   test("says when the engine is away, and what went wrong", async () => {

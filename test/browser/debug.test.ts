@@ -12,12 +12,12 @@ afterAll(endAll);
 suite("debug", ["chromium"], () => {
   const target = "<p><span data-headcount>–</span> online now</p>";
   /** A site with the tag, and what its console says. */
-  const visit = async (server: string, { policy = "", body = target, gpc = false } = {}) => {
+  const visit = async (server: string, { policy = "", body = target, gpc = false, browser = {} } = {}) => {
     const html = `<!doctype html>${body}<script async src="${server}/widget.js" data-debug></script>`;
     const headers = { "content-type": "text/html", ...(policy && { "content-security-policy": policy }) };
     const site = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(html, { headers }) });
     stopAtTheEnd({ stop: () => site.stop(true) });
-    const context = await newBrowser();
+    const context = await newBrowser(browser);
     if (gpc) await context.addInitScript("Object.defineProperty(navigator, 'globalPrivacyControl', { value: true })");
     const url = `http://127.0.0.1:${site.port}`;
     const { said } = await open(context, url);
@@ -61,6 +61,13 @@ suite("debug", ["chromium"], () => {
     const { hears } = await visit(url);
     await hears("no WebSocket opens. A proxy drops the Upgrade header");
     await hears("proxy_set_header Upgrade $http_upgrade;");
+  });
+
+  test("says why the service refuses the page, in the language of the browser", async () => {
+    const service = await startService(openToAll);
+    const userAgent = "HeadlessChrome";
+    await (await visit(service.url, { browser: { userAgent } })).hears("refused this page: Crawlers are not counted. ");
+    await (await visit(service.url, { browser: { userAgent, locale: "zh-CN" } })).hears("服务拒绝了本页：爬虫不计入。");
   });
 
   test("tells of dropped cookies, and whether there is a fallback", async () => {

@@ -132,7 +132,7 @@ describe("hostile imports", () => {
     const { engine, importBytes } = setUp();
     const entry = '{"site":"a.example","total":1,"visitors":0}';
     expect(await importBytes(`${header}\n${entry}\n],"count":2}\n`)).toContain(
-      "line 3: the end does not fit 1 entries",
+      "line 3: the file has 1 entries, and its last line says something else",
     );
     expect(await importBytes(`${header}\n${entry}\n${entry}\n],"count":2}`)).toContain(
       "line 3: the line before has no comma",

@@ -2,6 +2,7 @@ import { describe, expect, spyOn, test } from "bun:test";
 import { AllowedSites, clientAddress, limitKey, pageName, parseSite, refererUrl, webUrl } from "../../edge/names.ts";
 import { Guard } from "../../edge/guard.ts";
 import { readSettings } from "../../edge/settings.ts";
+import { sitesLine } from "../../widget/advice.ts";
 
 describe("sites", () => {
   const sites = new AllowedSites(
@@ -56,6 +57,9 @@ describe("sites", () => {
     expect(advice("https://www.example.com", "example.com", "example.net")).toBe("SITES=example.net,*.example.com");
     expect(advice("https://example.com", "www.example.com")).toBe("SITES=*.example.com");
     expect(advice("https://www.example.com")).toBe("SITES=*.example.com");
+    expect(advice("https://www.example.com", "example.com", "myexample.com", "blog.example.com")).toBe(
+      "SITES=myexample.com,blog.example.com,*.example.com",
+    );
   });
 
   test.each(["http://localhost:5173", "https://example.org:8443", "http://192.168.1.5:8080"])(
@@ -66,6 +70,20 @@ describe("sites", () => {
       expect(new AllowedSites(entry && [entry]).byOrigin(new URL(origin), "count.example")).toBe(advised);
     },
   );
+
+  test.each([
+    ["https://example.com/page?x=1", "example.com"],
+    ["https://www.example.com", "*.example.com"],
+    ["https://www.com", "www.com"],
+    ["https://www.example.com:8443", "https://www.example.com:8443"],
+    ["http://localhost:5173", "localhost"],
+    ["https://*.example.com", "*.example.com"],
+  ])("sites: the log and the check page advise the same for %s", (address, entry) => {
+    const url = new URL(address);
+    expect(new AllowedSites([]).adviceFor(url)).toBe(`SITES=${entry}`);
+    expect(sitesLine(url)).toBe(`SITES=${entry}`);
+    expect(parseSite(entry)).toBeDefined();
+  });
 
   test("sites: a name finds an entry, a host that an entry covers, or the service itself", () => {
     expect(sites.byName("*.example.net", "count.example")).toBe("*.example.net");

@@ -1,5 +1,6 @@
 /** What only the operator sees. */
 import { describe, expect, test } from "bun:test";
+import { NotYetKnownError } from "../../engine/engine.ts";
 import { authorizationOf } from "../support/client.ts";
 import { OPERATOR, setUp } from "../support/routes.ts";
 import { connect, PASSWORD, viewer } from "../support/unit.ts";
@@ -65,6 +66,20 @@ describe("the operator's routes", () => {
     };
     expect(sites.map(({ site }) => site)).toContain("example.com");
     expect(sites.length).toBe(100);
+  });
+
+  test("a count that the cluster cannot tell now is left out, and is no 0", async () => {
+    const { request, engine } = await setUp();
+    const state = async () => {
+      const answer = await request("/dashboard/state", { headers: OPERATOR });
+      return ((await answer.json()) as { sites: object[] }).sites;
+    };
+    expect(await state()).toMatchObject([{ site: "example.com", visitors: 0 }]);
+    const unknown = { count: () => Promise.reject(new NotYetKnownError("not yet")) };
+    Object.assign(engine, { cluster: unknown });
+    const [site] = await state();
+    expect(site).toMatchObject({ site: "example.com" });
+    expect(site).not.toHaveProperty("visitors");
   });
 
   test("the history has one point for each step in which somebody was there", async () => {

@@ -33,6 +33,20 @@ describe("GET /count", () => {
     expect(Object.keys(odd.pages)).toEqual(["/a", "__proto__"]);
   });
 
+  test("reads the totals again when they are 5 s old by the clock of the service", async () => {
+    const { engine, json, clock } = await setUp();
+    const total = async () => ((await json("/count?site=example.com")) as { total: number }).total;
+    const countElsewhere = () =>
+      engine.record({ readings: [], peaks: [], views: [{ site: "example.com", page: "/a", day: 20_000, views: 3 }] });
+    await countElsewhere();
+    expect(await total()).toBe(3);
+    await countElsewhere();
+    clock.time += 4_999;
+    expect(await total()).toBe(3);
+    clock.time += 1;
+    expect(await total()).toBe(6);
+  });
+
   test("counts a reconnect as the same view, and an observer not at all", async () => {
     const { service, json } = await setUp();
     const { connections } = service;

@@ -1,11 +1,10 @@
 /** What the dashboard asks of its service. */
 import { ask as texts } from "#texts";
+import { base } from "./dom.ts";
 import { wordsOf } from "./refusals.ts";
+import { type Problem, reasonIn } from "./words.ts";
 
 const PATIENCE_MS = 10_000; // for an answer
-
-/** Relative addresses would inherit a user and a password from the address bar, and `fetch` refuses those. */
-export const base = new URL(".", location.origin + location.pathname).href;
 
 /** @throws {Response | Error} */
 export async function ask<Answer>(path: string, signal?: AbortSignal): Promise<Answer> {
@@ -18,8 +17,8 @@ export async function ask<Answer>(path: string, signal?: AbortSignal): Promise<A
 /** What went wrong, in words. */
 export async function reasonOf(failure: unknown): Promise<string> {
   if (!(failure instanceof Response)) return texts.noAnswer;
-  const { type = "", title = `HTTP ${failure.status}` } = await failure.json().catch(() => ({}));
-  return wordsOf(type.replace("urn:headcount:problem:", ""), title);
+  const problem: Problem = await failure.json().catch(() => ({}));
+  return wordsOf(reasonIn(problem), problem.title ?? `HTTP ${failure.status}`);
 }
 
 /** The operator's password is not, or no longer, the one that the browser sends. */

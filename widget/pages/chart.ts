@@ -5,7 +5,7 @@ import { locale, number } from "./locale.ts";
 import { colour, countAxis, countScale, createPlot, draw, timeAxis } from "./plot.ts";
 import { fill } from "./words.ts";
 
-/** What /dashboard/history answers: minutes since 1970, and no point where nobody was there. */
+/** What /dashboard/history answers: minutes since 1970. There is no point where nobody was there. */
 export interface History {
   from: number;
   to: number;
@@ -16,9 +16,9 @@ export interface History {
 }
 
 export interface Chart {
-  /** `isNew`: another time or site than before, so that a closer look at the last one is over. */
+  /** @param isNew whether this is another time or site than before: a closer look ends then */
   show(history: History, isNew: boolean): void;
-  /** So many people are there now: the newest interval cannot have had fewer. */
+  /** Raises the newest interval to the number of people who are there now. */
   raise(visitors: number): void;
 }
 
@@ -70,14 +70,14 @@ function textOf(data: Columns, index: number | undefined): string {
   return index === undefined ? fill(texts.highest, { value }) : value;
 }
 
-/** Times of a day, and the date wherever a new one begins, or where only days are told apart. */
+/** Labels show the time of day. Where a day begins, or where a label stands for a whole day, they show the date. */
 const timeLabels: uPlot.Axis.DynamicValues = (_uplot, seconds, _axis, _space, increment) =>
   seconds.map((second) => {
     const then = new Date(second * 1000);
     return (increment >= DAY || then.getHours() + then.getMinutes() === 0 ? date : time).format(then);
   });
 
-/** Until the end of the last interval. */
+/** The axis ends where the last interval ends, and not where it begins. */
 const timeRange: uPlot.Range.Function = ({ data }, first, last) => [
   first,
   last === data[0].at(-1) ? last + intervalOf(data) : last,
@@ -87,7 +87,7 @@ const options: Omit<uPlot.Options, "width" | "height"> = {
   cursor: {
     y: false,
     drag: { x: true, y: false, dist: 8 },
-    // A point stands at the beginning of its interval, and the whole interval is its own.
+    // A point stands at the beginning of its interval, and is meant anywhere in this interval.
     dataIdx: ({ data }, _series, nearest, second) => Math.max(0, nearest - Number(data[0][nearest]! > second)),
   },
   scales: { x: { range: timeRange }, y: countScale },

@@ -1,17 +1,20 @@
 /**
- * The check page: tries from this browser what the widget does, and asks the service what it saw of that. It is an
- * observer, counted nowhere. Each check is a function that returns a finding; the list shows them as they come.
+ * The check page: tries from this browser what the widget does, and asks the service what the service saw. The page is an
+ * observer that is not counted. Each check is a function that returns a finding, and the list shows it at once.
  */
 import { check as texts } from "#texts";
 import { hostOf, policyLines, siteUrl, sitesLine, UPGRADE_LINES } from "../advice.ts";
+import { base, byId } from "./dom.ts";
 import { counted } from "./locale.ts";
-import { fill } from "./words.ts";
+import { wordsOf } from "./refusals.ts";
+import { fill, type Problem, reasonIn } from "./words.ts";
 
 /** What the service saw of a request. */
 interface Seen {
-  /** The client's address, as the service believes it; that of the socket; and what proxies wrote about it. */
+  /** The client's address, as the service believes it. */
   address: string;
   socketAddress: string;
+  /** What proxies wrote. */
   forwardedFor?: string;
   forwardedProto?: string;
   trustProxy: number;
@@ -24,7 +27,7 @@ interface Seen {
 interface Finding {
   result: "good" | "note" | "bad";
   words: string;
-  /** To be pasted somewhere. */
+  /** Lines to paste into a configuration. */
   lines?: string | undefined;
 }
 type Token = { token: string; visitor?: string };
@@ -32,12 +35,9 @@ type Token = { token: string; visitor?: string };
 const OPEN_MS = 10_000;
 const MARGIN_SECONDS = 3; // after two heartbeats, when a silent socket would have been closed
 
-/** Without a user and a password from the address bar: `fetch` and `WebSocket` refuse those. */
-const base = new URL(".", location.origin + location.pathname).href;
 const good = (words: string): Finding => ({ result: "good", words });
 const note = (words: string, lines?: string): Finding => ({ result: "note", words, lines });
 const bad = (words: string, lines?: string): Finding => ({ result: "bad", words, lines });
-const byId = (id: string) => document.getElementById(id)!;
 
 // ---- What the service sees ----
 
@@ -87,8 +87,9 @@ async function requestToken(observe: boolean): Promise<Token> {
   const body = JSON.stringify({ page: "/check", observe });
   const answer = await fetch(`${base}token`, { method: "POST", credentials: "include", body });
   if (answer.ok) return answer.json();
-  const problem = await answer.json().catch(() => ({ title: `HTTP ${answer.status}`, detail: texts.notHeadcount }));
-  throw new Error(fill(texts.problem, problem));
+  const problem: Problem = await answer.json().catch(() => ({}));
+  const { title = `HTTP ${answer.status}`, detail = texts.notHeadcount } = problem;
+  throw new Error(fill(texts.problem, { title: wordsOf(reasonIn(problem), title), detail }));
 }
 
 async function checkCookie({ identity }: Seen): Promise<Finding> {
@@ -97,7 +98,7 @@ async function checkCookie({ identity }: Seen): Promise<Finding> {
   return first.visitor === second.visitor ? good(texts.cookieBack) : note(texts.cookieDropped);
 }
 
-/** Resolves when it has said something; undefined when it cannot. */
+/** Resolves when the socket has received something; undefined when it does not open. */
 function openSocket(token: string): Promise<WebSocket | undefined> {
   return new Promise((resolve) => {
     const socket = new WebSocket(`${base.replace("http", "ws")}ws?token=${token}`);
@@ -144,7 +145,7 @@ async function checkTimeout(
 
 const results: Finding["result"][] = [];
 
-/** Adds a line to the list; what its check says while it is busy, and finds at last, is shown there. */
+/** Adds a line to the list. The line shows what the check says while it is busy, and what the check has found. */
 async function show(
   title: string,
   check: (tell: (words: string) => void) => Finding | Promise<Finding>,

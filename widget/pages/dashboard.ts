@@ -1,21 +1,22 @@
 /**
  * The operator's page. It asks `dashboard/state` every two seconds while somebody can see it, and the history and the
- * reading times, which change slowly, every twenty. What it shows was partly named by strangers: only textContent is
- * written. Each part of the page has one function that draws it from what was last heard.
+ * reading times, which change slowly, every twenty. Strangers choose some of the names that it shows, so it writes only
+ * `textContent`. Each part of the page has one function that draws it from what was last heard.
  */
 // oxlint-disable-next-line import/no-unassigned-import -- it has to run before uPlot is imported
 import "./language.ts";
 import { dashboard as texts } from "#texts";
-import { ask, base, isRefusedPassword, reasonOf } from "./ask.ts";
+import { ask, isRefusedPassword, reasonOf } from "./ask.ts";
 import { createChart, type History } from "./chart.ts";
 import { createDays } from "./days.ts";
+import { base, byId, write } from "./dom.ts";
 import { counted, locale, number } from "./locale.ts";
 import { wordsOf } from "./refusals.ts";
 import { visible } from "./visible.ts";
 import { type Counted, fill } from "./words.ts";
 
 interface State {
-  /** Not on a public dashboard, as the refusals. */
+  /** Missing on a public dashboard, like the refusals. */
   node?: {
     runtime: string;
     startedAt: number;
@@ -35,12 +36,13 @@ interface Refusal {
   reason: string;
   title: string;
   count: number;
-  /** The origins that were refused most. */
+  /** The origins that were refused most recently. */
   origins?: { origin: string; count: number }[];
 }
 interface Site {
   site: string;
-  visitors: number;
+  /** Missing while the number is not known. */
+  visitors?: number;
   openPages: number;
   /** Visitors today, and visitors and views ever; missing while the engine is away. */
   totals?: { today: number; visitors: number; total: number };
@@ -61,18 +63,18 @@ const HISTORY_MS = 20_000;
 const MINUTE_MS = 60_000; // a new minute is a new point of the history
 const FEW_PAGES = 10;
 const MANY_ROWS = 25;
-const MAX_MOST_READ = 1_000; // more pages are never in the list of reading times
+const MAX_MOST_READ = 1_000; // the list of reading times never has more pages
 const FEW_ROWS = 8; // at first, on a phone
-const MILLION = 1_000_000; // seven digits do not fit three times beside each other on a phone
+const MILLION = 1_000_000; // three numbers of seven digits do not fit beside each other on a phone
 
 const phone = matchMedia("(max-width: 48rem)");
 
 // ---- What the page knows ----
 
 const asked = new URLSearchParams(location.hash.slice(1));
-/** The site that is shown; undefined until there is one, and then the service's own is asked about. */
+/** The site that is shown. While it is undefined, the service answers for its own site. */
 let site = asked.get("site") ?? undefined;
-/** By the operator, or because somebody was there: from then on another site that grows larger does not replace it. */
+/** Whether the operator has chosen the site, or somebody was there. From then on no larger site replaces it. */
 let isChosen = site !== undefined;
 let range = ["hour", "day", "week", "quarter"].find((name) => name === asked.get("range")) ?? "hour";
 let state: State | undefined;
@@ -82,17 +84,19 @@ let allPages = false;
 let shownRows = phone.matches ? FEW_ROWS : MANY_ROWS;
 
 let timer = 0; // of the next question for the state
-let heardAt: number | undefined; // when the service last answered it
-let isSignedOut = false; // the password has changed
-let loading = new AbortController(); // history and reading times
-let loadAt = 0; // when they are due again
-let loaded = ""; // what was last asked for
+let heardAt: number | undefined; // when the last answer came
+let isSignedOut = false; // the service wants a password, or another one than before
+let loading = new AbortController(); // of the requests for history and reading times
+let loadAt = 0; // when these requests are due again
+let loaded = ""; // the range and the site of the last ones
 
 // ---- Words and elements ----
 
 const compact = new Intl.NumberFormat(locale, { notation: "compact", maximumSignificantDigits: 3 });
 const date = new Intl.DateTimeFormat(locale, { dateStyle: "medium" });
 const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
+/** A number that may not be known. */
+const shownCount = (value: number | undefined) => (value === undefined ? "–" : number.format(value));
 const inUnit = (value: number, unit: string, options?: Intl.NumberFormatOptions) =>
   new Intl.NumberFormat(locale, { style: "unit", unit, unitDisplay: "narrow", ...options }).format(value);
 
@@ -108,14 +112,8 @@ function duration(seconds: number): string {
   return shown.map(({ unit, value }) => inUnit(value, unit)).join(" ");
 }
 
-const byId = (id: string) => document.getElementById(id)!;
-
 const chart = createChart(byId("chart"), byId("readout"));
 const days = createDays(byId("days"), byId("days-readout"), byId("day-ranges"));
-
-const write = (element: HTMLElement, text: string) => {
-  if (element.textContent !== text) element.textContent = text; // else a selection would be lost, and a status said again
-};
 
 function create<Name extends keyof HTMLElementTagNameMap>(name: Name, ...inside: (Node | string)[]) {
   const element = document.createElement(name);
@@ -123,7 +121,7 @@ function create<Name extends keyof HTMLElementTagNameMap>(name: Name, ...inside:
   return element;
 }
 
-/** Makes these the children, in this order; whoever has the focus keeps it. */
+/** Makes these the children, in this order. The element that has the focus keeps it. */
 function arrange(parent: HTMLElement, children: HTMLElement[]): void {
   if (children.length === parent.children.length && children.every((child, index) => child === parent.children[index]))
     return;
@@ -132,7 +130,7 @@ function arrange(parent: HTMLElement, children: HTMLElement[]): void {
   if (focused instanceof HTMLElement && parent.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-/** A list of names with their numbers, the largest as wide as the list. */
+/** Shows a list of names with bars. The bar of the largest number is as wide as the list. */
 function showBars(list: HTMLElement, bars: { name: string; value: number }[]): void {
   const most = Math.max(...bars.map(({ value }) => value));
   const items = bars.map(({ name, value }, index) => {
@@ -157,10 +155,11 @@ function showLink(what: "connecting" | "live" | "stale" | "lost", words: string)
 
 const siteButtons = new Map<string, HTMLButtonElement>();
 
-/** The sites, the largest first; but nothing moves away from under a mouse that is about to choose. */
+/** Lists the sites, the largest first. While the mouse is over the list, no site moves. */
 function showSites(sites: Site[]): void {
   const nav = byId("sites");
-  const names = new Set([...sites.map((its) => its.site), ...(site === undefined ? [] : [site])]);
+  const counts = new Map(sites.map((entry) => [entry.site, entry.visitors]));
+  const names = new Set([...counts.keys(), ...(site === undefined ? [] : [site])]);
   for (const name of siteButtons.keys()) if (!names.has(name)) siteButtons.delete(name);
   for (const name of names) {
     const button = siteButtons.get(name) ?? create("button", create("span", name), create("b"));
@@ -168,7 +167,7 @@ function showSites(sites: Site[]): void {
     button.type = "button";
     button.onclick = () => choose(name, range);
     button.ariaPressed = String(name === site);
-    write(button.lastElementChild as HTMLElement, number.format(sites.find((its) => its.site === name)?.visitors ?? 0));
+    write(button.lastElementChild as HTMLElement, shownCount(counts.has(name) ? counts.get(name) : 0));
   }
   const largestFirst = Array.from(names, (name) => siteButtons.get(name)!);
   const asTheyAre = Array.from(nav.children as HTMLCollectionOf<HTMLButtonElement>).filter((one) =>
@@ -178,12 +177,13 @@ function showSites(sites: Site[]): void {
   nav.hidden = names.size < 2;
 }
 
-function show(its: State): void {
-  showSites(its.sites);
-  showNow(its);
-  for (const card of document.querySelectorAll("details")) card.hidden = its.node === undefined;
-  showRefusals(its.refusals ?? []);
-  if (its.node) showNode(its.node);
+function show(news: State): void {
+  const { node, refusals = [], sites } = news;
+  showSites(sites);
+  showNow(news);
+  for (const card of document.querySelectorAll("details")) card.hidden = node === undefined;
+  showRefusals(refusals);
+  if (node) showNode(node);
 }
 
 const rangeButtons = byId("ranges").querySelectorAll("button");
@@ -193,22 +193,22 @@ function showRanges(): void {
 }
 
 function showNow({ node, sites }: State): void {
-  const its = sites.find((one) => one.site === site);
-  const visitors = its?.visitors ?? 0;
+  const entry = sites.find((one) => one.site === site);
+  const visitors = entry === undefined ? 0 : entry.visitors;
   write(byId("site"), site ?? location.host);
-  write(byId("visitors"), number.format(visitors));
-  write(byId("open-pages"), number.format(its?.openPages ?? 0));
-  write(byId("visitors-word"), counted(texts.peopleNow, visitors));
-  write(byId("open-pages-word"), counted(texts.openPages, its?.openPages ?? 0));
-  write(byId("peak"), its ? number.format(its.peak) : "–");
-  write(byId("highest"), its?.highest ? number.format(its.highest.peak) : "–");
-  write(byId("highest-at"), its?.highest ? `(${date.format(its.highest.minute * MINUTE_MS)})` : "");
-  showTotals(its?.totals);
+  write(byId("visitors"), shownCount(visitors));
+  write(byId("open-pages"), number.format(entry?.openPages ?? 0));
+  write(byId("visitors-word"), counted(texts.peopleNow, visitors ?? 0));
+  write(byId("open-pages-word"), counted(texts.openPages, entry?.openPages ?? 0));
+  write(byId("peak"), entry ? number.format(entry.peak) : "–");
+  write(byId("highest"), entry?.highest ? number.format(entry.highest.peak) : "–");
+  write(byId("highest-at"), entry?.highest ? `(${date.format(entry.highest.minute * MINUTE_MS)})` : "");
+  showTotals(entry?.totals);
   byId("visitors").classList.toggle("stale", node?.stale === true);
-  const title = fill(texts.title, { count: number.format(visitors) });
+  const title = fill(texts.title, { count: shownCount(visitors) });
   if (document.title !== title) document.title = title;
-  chart.raise(visitors);
-  showPages(its?.pages ?? []);
+  if (visitors !== undefined) chart.raise(visitors);
+  showPages(entry?.pages ?? []);
 }
 
 function showTotals(totals: Site["totals"]): void {
@@ -250,7 +250,7 @@ function byCount<Item extends { count: number }>(items: Item[]): Item[] {
   return sorted;
 }
 
-/** Leads to what would allow the origin. */
+/** Links to the check page, which names the setting that allows the origin. */
 function originRow({ origin, count }: { origin: string; count: number }): HTMLElement {
   const link = create("a", origin);
   link.href = `${base}check?site=${encodeURIComponent(origin)}`;
@@ -323,7 +323,7 @@ function showReadings(): void {
     byId("more-reading"),
     fill(texts.moreRows, { count: number.format(Math.min(left, MANY_ROWS)), left: number.format(left) }),
   );
-  const sum = (key: "views" | "seconds") => readings.reduce((total, its) => total + its[key], 0);
+  const sum = (key: "views" | "seconds") => readings.reduce((total, reading) => total + reading[key], 0);
   const words = counted(texts.views, sum("views"), { time: duration(sum("seconds")) });
   const isCut = readings.length >= MAX_MOST_READ;
   const whole = isCut ? fill(texts.mostRead, { sum: words, count: number.format(MAX_MOST_READ) }) : words;
@@ -339,41 +339,43 @@ async function poll(): Promise<void> {
     hear(await ask<State>("dashboard/state"));
   } catch (failure) {
     if (isRefusedPassword(failure)) return signOut();
-    showLoss(await reasonOf(failure));
+    await showLoss(failure);
   }
   clearTimeout(timer);
   timer = setTimeout(poll, STATE_MS);
 }
 
-function hear(its: State): void {
-  state = its;
+function hear(news: State): void {
+  state = news;
   heardAt = Date.now();
   if (!isChosen) {
-    const [largest] = its.sites;
+    const [largest] = news.sites;
     site = largest?.site;
-    isChosen = largest !== undefined && largest.visitors > 0;
+    isChosen = (largest?.visitors ?? 0) > 0;
   }
-  if (its.node?.stale) showLink("stale", texts.stale);
+  if (news.node?.stale) showLink("stale", texts.stale);
   else showLink("live", texts.live);
-  show(its);
+  show(news);
   if (heardAt >= loadAt || loaded !== key()) void load();
 }
 
-function showLoss(reason: string): void {
-  const words =
-    heardAt === undefined
-      ? fill(texts.notReachable, { reason })
-      : fill(texts.notReachableSince, { reason, time: clock.format(heardAt) });
-  showLink("lost", words);
-  document.title = texts.notReachableTitle;
+async function showLoss(failure: unknown): Promise<void> {
+  const reason = await reasonOf(failure);
+  const isReachable = failure instanceof Response;
+  const [atOnce, since] = isReachable
+    ? [texts.noNumbers, texts.noNumbersSince]
+    : [texts.notReachable, texts.notReachableSince];
+  const time = heardAt && clock.format(heardAt);
+  showLink("lost", time ? fill(since, { reason, time }) : fill(atOnce, { reason }));
+  document.title = texts.notLiveTitle;
 }
 
-/** Asks nothing more: ten wrong passwords a minute are a guess too many, and the browser sends the old one. */
+/** Asks nothing more: the browser would send the old password, and ten wrong ones in a minute are a guess too many. */
 function signOut(): void {
   isSignedOut = true;
   loading.abort();
-  showLink("lost", texts.passwordChanged);
-  document.title = `${texts.passwordChanged} – Headcount`;
+  showLink("lost", texts.signIn);
+  document.title = `${texts.signIn} – Headcount`;
   byId("sign-in").hidden = false;
   for (const part of document.querySelectorAll<HTMLElement>("header ~ *")) part.inert = true;
 }
@@ -406,7 +408,7 @@ async function load(): Promise<void> {
   }
 }
 
-/** From when on the service knows how many people were there: since its start it knows, also when nobody was. */
+/** The first minute of which the number of people is known. Since its start the service knows when nobody was there. */
 function firstKnownMinute({ since = Infinity }: History): number {
   return Math.min(since, Math.floor((state?.node?.startedAt ?? Date.now()) / MINUTE_MS));
 }
@@ -429,7 +431,7 @@ function choose(nextSite: string | undefined, nextRange: string): void {
   void load();
 }
 
-/** On a phone, what stands last is folded. */
+/** Folds the last cards on a phone. */
 function fold(): void {
   for (const card of document.querySelectorAll("details")) card.open = !phone.matches;
 }

@@ -28,7 +28,7 @@ interface Bars {
 }
 
 const DAY = 86_400;
-const FEWEST_DAYS = 30; // fewer bars would be as wide as a finger is long
+const FEWEST_DAYS = 30; // fewer bars would be too wide
 const RANGE_DAYS: Record<string, number> = { month: 30, year: 365, all: FEWEST_DAYS };
 
 /** A date of the answer is read and written as UTC, so that no time zone of the reader moves it. */
@@ -88,12 +88,12 @@ function columnsOf({ today, days }: DaysAnswer, range: string): Columns {
   const shortest = last - ((RANGE_DAYS[range] ?? FEWEST_DAYS) - 1) * DAY;
   const first = range === "all" && days[0] ? Math.min(shortest, secondOf(days[0].date)) : shortest;
   const seconds = Array.from({ length: Math.round((last - first) / DAY) + 1 }, (_, index) => first + index * DAY);
-  const byDay = new Map(days.map((its) => [secondOf(its.date), its]));
+  const byDay = new Map(days.map((day) => [secondOf(day.date), day]));
   const column = (name: "views" | "visitors") => seconds.map((second) => byDay.get(second)?.[name] ?? 0);
   return [seconds, column("views"), column("visitors")];
 }
 
-/** What is true of all days, or of the one at the index. */
+/** The sum of all days, or the numbers of the day at the index. */
 function textOf([seconds, views, visitors]: Columns, index: number | undefined): string {
   const dateAt = (at: number) => fullDate.format(seconds[at]! * 1000);
   if (index !== undefined) {

@@ -1,10 +1,10 @@
 /** The home page: words for what the widget says in numbers, the numbers of another site (`?site=`), and the copy button. */
 import { home as texts } from "#texts";
 import type { HeadcountState } from "../headcount.d.ts";
+import { isNumberName, NUMBERS } from "../../shared/numbers.ts";
+import { base, byId, write } from "./dom.ts";
 import { number } from "./locale.ts";
 import { fill } from "./words.ts";
-
-const byId = (id: string) => document.getElementById(id)!;
 
 const HINTS: Record<HeadcountState, string> = {
   connecting: texts.connecting,
@@ -12,16 +12,11 @@ const HINTS: Record<HeadcountState, string> = {
   stale: texts.stale,
 };
 
-const write = (id: string, text: string) => {
-  const element = byId(id);
-  if (element.textContent !== text) element.textContent = text; // a status is read out only when it changes
-};
-
 // The service does not know under which path a proxy serves it, and the browser does.
-write("address", `"${new URL("widget.js", location.origin + location.pathname).href}"`);
+write(byId("address"), `"${base}widget.js"`);
 
 const ASK_MS = 10_000;
-const NUMBERS_OF_SITE = new Set(["site", "peak", "total", "visitors", "today"]);
+const isOfSite = (name: string) => isNumberName(name) && NUMBERS[name] === "site";
 
 /** Shows the numbers of another site. The widget leaves the elements alone, because they lose their attribute. */
 function showSite(site: string): void {
@@ -30,21 +25,19 @@ function showSite(site: string): void {
     const kind = element.getAttribute("data-headcount") || "site";
     element.removeAttribute("data-headcount");
     elements.set(kind, element);
-    element.parentElement!.hidden = !NUMBERS_OF_SITE.has(kind);
+    element.parentElement!.hidden = !isOfSite(kind);
   }
   const now = document.querySelector<HTMLElement>(".now strong")!;
   now.removeAttribute("data-headcount");
   const say = (state: HeadcountState, words: string) => {
     now.dataset["headcountState"] = state;
-    write("hint", fill(words, { site }));
+    write(byId("hint"), fill(words, { site }));
   };
 
   const ask = async () => {
     try {
-      const response = await fetch(
-        new URL(`count?site=${encodeURIComponent(site)}`, location.origin + location.pathname),
-      );
-      if (response.status === 404) return write("hint", fill(texts.siteFailed, { site }));
+      const response = await fetch(`${base}count?site=${encodeURIComponent(site)}`);
+      if (response.status === 404) return write(byId("hint"), fill(texts.siteFailed, { site }));
       if (!response.ok) throw response;
       const answer = await response.json();
       for (const [kind, element] of elements) element.textContent = number.format(answer[kind] ?? 0);
@@ -61,9 +54,9 @@ function showSite(site: string): void {
 
 const askedSite = new URLSearchParams(location.search).get("site");
 if (askedSite !== null) showSite(askedSite);
-else document.addEventListener("headcount", ({ detail: { state } }) => write("hint", HINTS[state]));
+else document.addEventListener("headcount", ({ detail: { state } }) => write(byId("hint"), HINTS[state]));
 
-/** Copies the lines to paste; without a clipboard (plain HTTP has none) selects them, ready for the keyboard. */
+/** Copies the lines to paste. Without a clipboard, as over plain HTTP, selects them for a copy by keyboard. */
 async function copy(): Promise<string> {
   const lines = byId("snippet");
   try {
@@ -76,6 +69,6 @@ async function copy(): Promise<string> {
 }
 
 byId("copy").addEventListener("click", async () => {
-  write("copy", await copy());
-  setTimeout(write, 2000, "copy", texts.copy);
+  write(byId("copy"), await copy());
+  setTimeout(write, 2000, byId("copy"), texts.copy);
 });

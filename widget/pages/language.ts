@@ -1,4 +1,4 @@
-/** Runs before uPlot, which passes `navigator.language` to Intl. Intl refuses the one that WebKitGTK has with LANG=C. */
+/** Runs before uPlot, which passes `navigator.language` to Intl. With LANG=C, WebKitGTK has one that Intl refuses. */
 try {
   Intl.getCanonicalLocales(navigator.language);
 } catch {

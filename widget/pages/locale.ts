@@ -4,7 +4,7 @@ import { type Counted, fill } from "./words.ts";
 /** The browser's own flavour of a language: `en-GB` for `en` when the browser prefers that one. */
 function preferred(language: string): string {
   const [base] = language.split("-");
-  // Only a language that was compared is returned: WebKitGTK has a language that Intl refuses, "C".
+  // Returns only a tag that begins with the language: WebKitGTK may have "C", which Intl refuses.
   return navigator.languages.find((own) => new RegExp(`^${base}(-\\w+)*$`, "i").test(own)) ?? language;
 }
 

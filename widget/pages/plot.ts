@@ -14,9 +14,9 @@ export interface Parts<Data extends Columns> {
   readout: HTMLElement;
   options: Omit<uPlot.Options, "width" | "height">;
   heights: { phone: number; wide: number };
-  /** What the readout says of the point at the index, or else of all of them. */
+  /** What the readout says of the point at the index, or of all points when there is no index. */
   textOf: (data: Data, index: number | undefined) => string;
-  /** From a point to the middle of the time that it stands for, in seconds. */
+  /** The seconds from a point to the middle of the time that the point stands for. */
   middleOf: (data: Data) => number;
 }
 
@@ -31,7 +31,7 @@ const GRID_STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].flatMap((power) =>
 
 const compact = new Intl.NumberFormat(locale, { notation: "compact" });
 
-/** Read at each drawing, since the reader may turn to the dark. */
+/** Read at each drawing, because the reader may switch to dark colours. */
 export const colour = (name: string) => () => getComputedStyle(document.documentElement).getPropertyValue(name);
 
 const axis: uPlot.Axis = { stroke: colour("--soft"), font: FONT, ticks: { show: false } };
@@ -64,7 +64,7 @@ function sizeOf({ element, heights }: Pick<Parts<never>, "element" | "heights">)
   return { width, height: width < PHONE_WIDTH ? heights.phone : heights.wide };
 }
 
-/** @param isNew another time or site than before, so that a closer look at the last one is over */
+/** @param isNew whether this is another time or site than before: a closer look ends then */
 export function draw<Data extends Columns>(plot: Plot<Data>, next: Data, isNew: boolean): void {
   const { uplot, data } = plot;
   const { min = 0, max = 0 } = uplot.scales["x"]!;
@@ -73,7 +73,7 @@ export function draw<Data extends Columns>(plot: Plot<Data>, next: Data, isNew: 
   uplot.batch(() => {
     uplot.setData(next, !isCloser);
     if (isCloser) uplot.setScale("x", { min, max });
-  }); // now, or else the next call would take the scale from before for a closer look
+  }); // at once, because the next call would take the old scale for a closer look
   tell(plot);
 }
 
@@ -121,7 +121,7 @@ function pointAt<Data extends Columns>({ uplot, data, middleOf }: Plot<Data>, in
 }
 
 function followFinger({ uplot }: Pick<Plot<never>, "uplot">, { pointerType, clientX, clientY }: PointerEvent): void {
-  if (pointerType === "mouse") return; // uPlot follows that by itself
+  if (pointerType === "mouse") return; // uPlot follows the mouse by itself
   const { left, top } = uplot.over.getBoundingClientRect();
   uplot.setCursor({ left: clientX - left, top: clientY - top });
 }

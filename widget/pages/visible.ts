@@ -3,7 +3,7 @@
  * let a name look like another one.
  */
 
-/** Joins and separates letters of Persian or Hindi, and the parts of an emoji: there these characters are no trick. */
+/** These characters join and separate letters of Persian or Hindi and parts of an emoji, where they are no trick. */
 const JOINERS =
   /(?<=[^\p{Script=Latin}\p{Script=Greek}\p{Script=Cyrillic}\p{Script=Common}\p{Script=Inherited}]\p{M}*)[\u200c\u200d](?=\p{L})|(?<=\p{Extended_Pictographic}\ufe0f?)\u200d(?=\p{Extended_Pictographic})|(?<=\p{Extended_Pictographic})\ufe0f/u;
 /** Characters without a picture of their own, and spaces other than a single one between two words. */

@@ -141,7 +141,7 @@ export const dashboardPage = {
   check: "Check",
   docs: "Docs",
   connecting: "Connecting …",
-  signIn: "Sign in again",
+  signIn: "Sign in",
   sites: "Sites",
   peopleNow: "people now",
   openPages: "open pages",
@@ -181,7 +181,7 @@ export const dashboard = {
   allVisitors: { one: "visitor ever", other: "visitors ever" },
   allViews: { one: "view ever", other: "views ever" },
   title: "{count} online now – Headcount",
-  notReachableTitle: "Not reachable – Headcount",
+  notLiveTitle: "Not live – Headcount",
   fewer: "Show fewer",
   allPages: "Show all {count}",
   moreRows: "Show {count} more ({left} left)",
@@ -208,9 +208,11 @@ export const dashboard = {
 
   live: "Live",
   stale: "No connection to Redis. These are the last known totals plus changes on this node",
-  passwordChanged: "The password has changed",
+  signIn: "Please sign in",
   notReachable: "The service is not reachable ({reason})",
   notReachableSince: "The service is not reachable ({reason}) since {time}. These are the last known numbers",
+  noNumbers: "The service sends no numbers ({reason})",
+  noNumbersSince: "The service has sent no numbers since {time} ({reason}). These are the last known numbers",
   noHistory: "Cannot load the history: {reason}",
 };
 

@@ -127,7 +127,7 @@ export const dashboardPage: TextsOf<typeof en.dashboardPage> = {
   check: "检测",
   docs: "文档",
   connecting: "正在连接……",
-  signIn: "重新登录",
+  signIn: "登录",
   sites: "网站",
   peopleNow: "人在线",
   openPages: "个打开的页面",
@@ -166,7 +166,7 @@ export const dashboard: TextsOf<typeof en.dashboard> = {
   allVisitors: { other: "总访客数" },
   allViews: { other: "总浏览量" },
   title: "{count} 人在线 – Headcount",
-  notReachableTitle: "无法连接 – Headcount",
+  notLiveTitle: "非实时 – Headcount",
   fewer: "收起",
   allPages: "显示全部 {count} 个",
   moreRows: "再显示 {count} 个（还有 {left} 个）",
@@ -193,9 +193,11 @@ export const dashboard: TextsOf<typeof en.dashboard> = {
 
   live: "实时",
   stale: "连不上 Redis。这里是最后一次得到的总数加上本节点的变化",
-  passwordChanged: "密码已更改",
+  signIn: "请登录",
   notReachable: "连不上服务（{reason}）",
   notReachableSince: "从 {time} 起连不上服务（{reason}）。这里是最后一次得到的数字",
+  noNumbers: "服务没有给出数字（{reason}）",
+  noNumbersSince: "从 {time} 起服务没有给出数字（{reason}）。这里是最后一次得到的数字",
   noHistory: "无法读取历史数据：{reason}",
 };
 
