@@ -70,11 +70,13 @@ import { type Claims, hashVisitor, mintedOn, newNonce, newVisitor, Signer } from
 import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
 import {
   type Cluster,
+  DAY_SECONDS,
   type Engine,
   type Member,
   messageOf,
   MINUTE_MS,
   NotYetKnownError,
+  parseJson,
   type SharedSettings,
 } from "./engine/engine.ts";
 import { inPortions } from "./engine/portions.ts";
@@ -939,15 +941,6 @@ export class Connections implements SocketEvents<Connection> {
   }
 }
 
-/** The value; undefined, which is no JSON value, when the text is not JSON. */
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined; // deliberate: the caller reports it to whoever sent it
-  }
-}
-
 // ── 3. Routes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 // Each refusal is a problem document (RFC 9457) that a page on another origin can read.
 
@@ -997,7 +990,7 @@ const TOKEN_HEADERS = { "Content-Type": "application/json", "Cache-Control": "no
 /** A cache whose keys strangers choose, and choose long: a thousand keys of the usual length. */
 const CACHED_HEADERS = { max: 1_000, maxSize: 200_000, sizeCalculation: (_: unknown, key: string) => 1 + key.length };
 const CACHED_HASH_VISITORS = 50_000;
-const COOKIE_SECONDS = 30 * 86_400;
+const COOKIE_SECONDS = 30 * DAY_SECONDS;
 const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read these with the operator's password
 
 /** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */

@@ -5,6 +5,8 @@
  * names the version of both.
  */
 
+import { MAX_ONLINE } from "./engine.ts";
+
 /** Totals of a site that changed. */
 export interface Message {
   readonly site: string;
@@ -19,10 +21,7 @@ export interface Message {
 
 // ── Text ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** No site has more visitors. The history keeps numbers of 32 bits. */
-const MAX_TOTAL = 2 ** 32 - 1;
-
-const isTotal = (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0 && Number(value) <= MAX_TOTAL;
+const isTotal = (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0 && Number(value) <= MAX_ONLINE;
 
 /** Reads `[page, total, page, total, …]`. */
 export function totalsOf(list: readonly unknown[]): Map<string, number> {

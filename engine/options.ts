@@ -1,6 +1,6 @@
 /** The options of the Redis engine, the durations that follow from them, and the names of its keys. */
 
-import type { Log, SecretKind } from "./engine.ts";
+import { DAY_SECONDS, type Log, type SecretKind } from "./engine.ts";
 
 export interface Options {
   readonly tokenTtlMs: number;
@@ -67,7 +67,7 @@ export function siteOfKey(prefix: string, key: string): { readonly site: string;
   return { site, name: key.slice(end + 2) };
 }
 
-const DAILY_SECRET_TTL_SECONDS = 2 * 86_400;
+const DAILY_SECRET_TTL_SECONDS = 2 * DAY_SECONDS;
 
 export const secretKey = (prefix: string, kind: SecretKind, name: string): string =>
   `${prefix}secret:${kind}${name && `:${name}`}`;

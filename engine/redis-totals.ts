@@ -31,6 +31,7 @@
 
 import { LRUCache } from "lru-cache";
 import {
+  DAY_SECONDS,
   type DayTotals,
   messageOf,
   OTHER_PAGES,
@@ -100,7 +101,7 @@ const MAX_CELLS = 50_000; // about 10 MB
 const MAX_HASHES = 100_000; // of all sites; about 10 MB
 const CHUNK = 500; // cells or visitors in one script: 2,000 arguments, and about 2 ms of Redis
 /** How long Redis remembers the last part of a node. */
-export const MARK_TTL_SECONDS = 86_400;
+export const MARK_TTL_SECONDS = DAY_SECONDS;
 /** Then the node does not insist that Redis remembers its last part. */
 const MARK_TRUSTED_MS = (MARK_TTL_SECONDS / 2) * 1_000;
 /** How long after the beginning of an epoch a node can come late without a loss. */

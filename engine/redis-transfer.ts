@@ -17,6 +17,7 @@
 import { Cluster } from "ioredis";
 import {
   DAY_MINUTES,
+  DAY_SECONDS,
   type Engine,
   HISTORY_DAYS,
   type ImportedTotals,
@@ -37,6 +38,7 @@ import { keyOf, type Options, secretKey, siteOfKey, ttlOfSecret } from "./option
 import { parseHistogram } from "./reading.ts";
 import { DAY_TTL_SECONDS } from "./redis-totals.ts";
 import { IMPORT } from "./scripts.ts";
+import { BYTES_PER_MINUTE } from "./statistics.ts";
 import { limitsOf, type UnlistedSites } from "./unlisted.ts";
 
 const SCAN_COUNT = "1000";
@@ -44,8 +46,6 @@ const SCAN_COUNT = "1000";
 const KEPT = /^(counts|days|views|readings|mostread|highest|imports)$/;
 const FIELDS_PER_CALL = 1_000;
 const ENTRIES_AT_A_TIME = 100;
-const DAY_SECONDS = 86_400;
-const BYTES_PER_MINUTE = 4;
 /** How long the pieces of an import may wait for its end. */
 const STAGING_SECONDS = DAY_SECONDS;
 
