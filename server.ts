@@ -746,6 +746,8 @@ const PageFrame = v.pipe(
 export class Connections {
   /** What has happened since the start. */
   readonly counters = { frames: 0, pings: 0, silent: 0, slow: 0 };
+  /** At the start, until the visitors of before are counted. All requests wait for it, since numbers would be too small. */
+  starting: Promise<void> | undefined;
   /** Connections that have moved to another page: those that wait for its numbers, and those that wait for its median. */
   readonly #moved = new Set<Connection>();
   readonly #toRefresh = new Set<Connection>();
@@ -759,6 +761,7 @@ export class Connections {
   #isStale = false;
   /** The frames of a broadcast that are not sent yet. */
   #broadcast: Generator<[Connection, string], void> | undefined;
+  #willSendPortion = false;
   #willFlush = false;
   #sweptAt = Infinity;
   /** Once the node stops: the time in seconds in which pages are to reconnect. */
@@ -865,21 +868,28 @@ export class Connections {
       this.#toRefresh.add(connection);
     }
     this.#moved.clear();
-    this.#broadcast ??= this.#frames(this.#rooms.tick(this.#clock.now())); // what changes during a broadcast waits
-    this.#sendPortion();
+    if (this.#willSendPortion) return; // what changes during a broadcast waits
+    const now = this.#clock.now();
+    this.#broadcast ??= this.#frames(this.#rooms.tick(now));
+    this.#sendPortion(now + PORTION_MS);
   }
 
   /** Goes on with the broadcast. A frame costs about 10 µs, so a large audience gets its frames in several turns. */
-  #sendPortion(): void {
-    const pauseAt = this.#clock.now() + PORTION_MS;
+  #sendPortion(pauseAt: number): void {
     for (let next = this.#broadcast?.next(); next?.done === false; next = this.#broadcast?.next()) {
       this.#send(...next.value);
-      if (this.#clock.now() >= pauseAt) return void setImmediate(this.#sendNextPortion);
+      if (this.#clock.now() < pauseAt) continue;
+      this.#willSendPortion = true;
+      setImmediate(this.#sendNextPortion);
+      return;
     }
     this.#broadcast = undefined;
   }
 
-  readonly #sendNextPortion = guarded(() => this.#sendPortion());
+  readonly #sendNextPortion = guarded(() => {
+    this.#willSendPortion = false;
+    this.#sendPortion(this.#clock.now() + PORTION_MS);
+  });
 
   /** All connections, as they are now. They may close and move while the result is read. */
   #all(): Connection[] {
@@ -1192,6 +1202,7 @@ export function createApp(options: AppOptions): Hono<App> {
   const app = new Hono<App>();
 
   app.use(async (c, next) => {
+    if (connections.starting !== undefined) await connections.starting;
     const address = clientAddress(c.env, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
     c.set("address", address);
     c.set("addressKey", limitKey(address));
@@ -1690,19 +1701,11 @@ function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Sig
  * Counts the visitors who were online before a restart, and starts the timers.
  * @returns a function that stops the service: it hands over, sends all pages away, and writes everything
  */
-export async function startService({
-  engine,
-  signer,
-  rooms,
-  connections,
-  clock,
-}: Service): Promise<() => Promise<void>> {
-  const held = await engine.held(signer.fingerprint).catch((error: unknown) => {
-    report(error); // a dip is better than no service
-    return [];
-  });
-  const now = clock.now();
-  for (const member of held) rooms.hold(member, now + HOLD_MS, now);
+export async function startService(service: Service): Promise<() => Promise<void>> {
+  const { engine, signer, rooms, connections } = service;
+  connections.starting = holdVisitors(service).catch(report); // a dip is better than no service
+  await connections.starting;
+  connections.starting = undefined;
   const stopTimers = connections.start();
   return async () => {
     await engine.hold(rooms.members(), signer.fingerprint).catch(report); // before any page leaves
@@ -1711,6 +1714,12 @@ export async function startService({
     await connections.record();
     await engine.close();
   };
+}
+
+async function holdVisitors({ engine, signer, rooms, clock }: Service): Promise<void> {
+  const held = await engine.held(signer.fingerprint);
+  const now = clock.now();
+  await inPortions(held, (member) => rooms.hold(member, now + HOLD_MS, now));
 }
 
 /** Numbers that an engine does not use are easily taken for lost ones. */

@@ -53,3 +53,19 @@ test("broadcast: when most pages close at once, the rest are sent the new number
   for (let turn = 0; turn < 80; turn += 1) await nextTurn();
   for (const { socket } of pages) expect(socket.sent.at(-1)?.site).toBe(61);
 });
+
+test("broadcast: what is flushed meanwhile adds no frames to a turn", async () => {
+  const { connections, open, pages } = await setUp(30);
+  const sent = () => pages.reduce((sum, { socket }) => sum + socket.sent.length, 0);
+  open("one more");
+  await nextTurn();
+  for (let turn = 0; turn < 20; turn += 1) {
+    const before = sent();
+    connections.flush();
+    connections.flush();
+    await nextTurn();
+    expect(sent() - before).toBeLessThanOrEqual(1);
+  }
+  for (let turn = 0; turn < 20; turn += 1) await nextTurn();
+  for (const { socket } of pages) expect(socket.sent.at(-1)?.site).toBe(31);
+});
