@@ -959,14 +959,20 @@ export class Connections {
     const now = this.#clock.now();
     const processWasFrozen = now - this.#sweptAt > this.#heartbeatMs; // then nothing could be heard
     this.#sweptAt = now;
+    const due: Connection[] = [];
     this.#rooms.forEachViewer((viewer) => {
       const connection = ownConnection(viewer);
+      const { socket, lastHeardAt, pingAt, repeatAt } = connection;
       if (processWasFrozen) connection.lastHeardAt = now;
-      this.#lookAfter(connection, now);
+      const isSilent = socket === undefined || now - lastHeardAt > 2 * this.#heartbeatMs;
+      if (isSilent || now >= pingAt || now >= repeatAt) due.push(connection);
     });
+    // All pages that came in one storm are due together.
+    inPortions(due, (connection) => this.#lookAfter(connection, now), PORTION_MS).catch(report);
   }
 
   #lookAfter(connection: Connection, now: number): void {
+    if (!connection.isOpen) return; // it closed during an earlier portion
     const silentMs = now - connection.lastHeardAt;
     const { socket } = connection;
     if (socket === undefined) {
