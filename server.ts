@@ -64,7 +64,7 @@ import {
   userAgentOf,
   webUrl,
 } from "./edge/names.ts";
-import { type Client, listen, type Socket, type SocketEvents } from "./edge/runtimes.ts";
+import { type Client, listen, PORTION_MS, type Socket, type SocketEvents } from "./edge/runtimes.ts";
 import { readSettings, type Settings } from "./edge/settings.ts";
 import { type Claims, hashVisitor, mintedOn, newNonce, newVisitor, Signer } from "./edge/tokens.ts";
 import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
@@ -554,9 +554,9 @@ const MAX_MESSAGES_PER_MINUTE = 60;
 const MAX_WINDOW_SECONDS = 8;
 const RECONNECTS_PER_SECOND = 2_500; // a node takes as many with ease
 const DRAIN_MS = 8_000;
+const HOLD_MS = 15_000; // how long a restarted node counts the visitors who were online before
 const RECORD_MS = 5_000; // how much of the statistics a crash may lose
 const SWEEP_INTERVAL_MS = 250; // of 18,000 connections, 180 are pinged in this time, and their numbers are read again
-const PORTION_MS = 10; // frames are sent for this long before everything else gets a turn
 const MAX_REFRESHES = 100; // per scan: each asks the engine for a median
 
 const PageFrame = v.pipe(
@@ -580,8 +580,10 @@ export class Connections implements SocketEvents<Connection> {
   #isStale = false;
   /** The frames of a broadcast that are not sent yet. */
   #broadcast: Generator<[Connection, string], void> | undefined;
+  #willSendPortion = false;
   #willFlush = false;
   #recording: Promise<void> | undefined;
+  #restoring: Promise<void> | undefined;
   #sweptAt = Infinity;
   /** Once the node stops: the time in seconds in which pages are to reconnect. */
   #reconnectWindow: string | undefined;
@@ -608,6 +610,28 @@ export class Connections implements SocketEvents<Connection> {
   /** How many connections are open or about to be. */
   get size(): number {
     return this.#rooms.connections;
+  }
+
+  /**
+   * Resolves when the visitors from before a restart are counted. Requests wait for it, since numbers are too small until
+   * then. Undefined after the start.
+   */
+  get restoring(): Promise<void> | undefined {
+    return this.#restoring;
+  }
+
+  /** Counts the visitors who were online before a restart, until they are back or the time is over. */
+  restore(held: Promise<readonly Member[]>): Promise<void> {
+    const hold = async () => {
+      const now = this.#clock.now();
+      await inPortions(await held, (member) => this.#rooms.hold(member, now + HOLD_MS, now));
+    };
+    this.#restoring = hold()
+      .catch(report) // a dip is better than no service
+      .finally(() => {
+        this.#restoring = undefined;
+      });
+    return this.#restoring;
   }
 
   /** Why this visitor may not open one more connection now; undefined when they may. */
@@ -687,23 +711,29 @@ export class Connections implements SocketEvents<Connection> {
       this.#toRefresh.add(connection);
     }
     this.#moved.clear();
-    if (this.#broadcast !== undefined) return; // changes wait until the last broadcast has been sent
-    this.#broadcast = this.#frames(this.#rooms.tick(this.#clock.now()));
-    this.#sendPortion();
+    if (this.#willSendPortion) return; // what changes during a broadcast waits
+    const now = this.#clock.now();
+    this.#broadcast ??= this.#frames(this.#rooms.tick(now));
+    this.#sendPortion(now + PORTION_MS);
   }
 
   /** Goes on with the broadcast. A frame costs about 10 µs, so a large audience gets its frames in several turns. */
-  #sendPortion(): void {
-    const pauseAt = this.#clock.now() + PORTION_MS;
+  #sendPortion(pauseAt: number): void {
     for (let next = this.#broadcast?.next(); next?.done === false; next = this.#broadcast?.next()) {
       this.#send(...next.value);
-      if (this.#clock.now() >= pauseAt) return void setImmediate(this.#sendNextPortion);
+      if (this.#clock.now() < pauseAt) continue;
+      this.#willSendPortion = true;
+      setImmediate(this.#sendNextPortion);
+      return;
     }
     this.#broadcast = undefined;
     this.flushSoon();
   }
 
-  readonly #sendNextPortion = guarded(() => this.#sendPortion());
+  readonly #sendNextPortion = guarded(() => {
+    this.#willSendPortion = false;
+    this.#sendPortion(this.#clock.now() + PORTION_MS);
+  });
 
   /** All connections, as they are now. They may close and move while the result is read. */
   #all(): Connection[] {
@@ -773,14 +803,20 @@ export class Connections implements SocketEvents<Connection> {
     const now = this.#clock.now();
     const processWasFrozen = now - this.#sweptAt > this.#heartbeatMs; // then nothing could be heard
     this.#sweptAt = now;
+    const due: Connection[] = [];
     this.#rooms.forEachViewer((viewer) => {
       const connection = ownConnection(viewer);
+      const { socket, lastHeardAt, pingAt, repeatAt } = connection;
       if (processWasFrozen) connection.lastHeardAt = now;
-      this.#lookAfter(connection, now);
+      const isSilent = socket === undefined || now - lastHeardAt > 2 * this.#heartbeatMs;
+      if (isSilent || now >= pingAt || now >= repeatAt) due.push(connection);
     });
+    // All pages that came in one storm are due together.
+    inPortions(due, (connection) => this.#lookAfter(connection, now), PORTION_MS).catch(report);
   }
 
   #lookAfter(connection: Connection, now: number): void {
+    if (!connection.isOpen) return; // it closed during an earlier portion
     const silentMs = now - connection.lastHeardAt;
     const { socket } = connection;
     if (socket === undefined) {
@@ -1008,6 +1044,7 @@ export function createApp(options: AppOptions): Hono<App> {
   const app = new Hono<App>();
 
   app.use(async (c, next) => {
+    if (connections.restoring !== undefined) await connections.restoring;
     const address = clientAddress(c.env, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
     c.set("address", address);
     c.set("addressKey", limitKey(address));
@@ -1302,7 +1339,6 @@ const crossOriginHeaders = (c: Context) => ({
 // How the parts are put together. `main` and the tests use the same function.
 
 const GENERATED_PASSWORD_LENGTH = 16; // 96 bits
-const HOLD_MS = 15_000; // how long a restarted node counts the visitors who were online before
 
 export interface ServiceOptions {
   readonly settings: Settings;
@@ -1385,19 +1421,8 @@ function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Sig
  * Counts the visitors who were online before a restart, and starts the timers.
  * @returns a function that stops the service: it hands over, sends all pages away, and writes everything
  */
-export async function startService({
-  engine,
-  signer,
-  rooms,
-  connections,
-  clock,
-}: Service): Promise<() => Promise<void>> {
-  const held = await engine.held(signer.fingerprint).catch((error: unknown) => {
-    report(error); // a dip is better than no service
-    return [];
-  });
-  const now = clock.now();
-  for (const member of held) rooms.hold(member, now + HOLD_MS, now);
+export async function startService({ engine, signer, rooms, connections }: Service): Promise<() => Promise<void>> {
+  await connections.restore(engine.held(signer.fingerprint));
   const stopTimers = connections.start();
   return async () => {
     await engine.hold(rooms.members(), signer.fingerprint).catch(report); // before any page leaves

@@ -45,6 +45,13 @@ export interface ServeOptions<Connection> {
   readonly idleSeconds: number;
 }
 
+/**
+ * Frames are sent for this long before everything else gets a turn. Deno writes frames after the turn, which takes about five
+ * times as long as `send`: after 10 ms of sending to 18,000 pages, the event loop stood still for 137 ms
+ * (`npm run bench -- stalls deno`).
+ */
+export const PORTION_MS = typeof Deno === "undefined" ? 10 : 3;
+
 // ── Bun ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** What `fetch` returns once Bun has answered the upgrade by itself. */

@@ -114,14 +114,14 @@ export class SqliteEngine implements Engine {
   }
 
   async held(signer: string): Promise<Member[]> {
-    return this.#file.write((database) => {
-      const rows = database.prepare(SQL.held).all(Date.now() - RESTART_MS, signer) as {
-        site: string;
-        page: string | null;
-        visitor: string;
-      }[];
+    return this.#file.write(async (database) => {
+      const members: Member[] = [];
+      await inPortions(database.prepare(SQL.held).iterate(Date.now() - RESTART_MS, signer), (row) => {
+        const { site, page, visitor } = row as { site: string; page: string | null; visitor: string };
+        members.push({ site, page: page ?? undefined, visitor });
+      });
       database.exec("DELETE FROM held");
-      return rows.map(({ site, page, visitor }) => ({ site, page: page ?? undefined, visitor }));
+      return members;
     });
   }
 

@@ -52,14 +52,27 @@ interface WaitingVisitor {
   readonly done: () => void;
 }
 
-/** A number of the engine, and what will be added to it. */
+/** A number of the engine. */
 interface Cached<Value> {
   stored: Value | undefined;
   expiresAt: number;
   /** While the engine is asked. */
   reading: Promise<void> | undefined;
-  /** Views that the engine has not taken yet. */
-  unstored: number;
+}
+
+/** What the engine answered. Not exact: it may hold a part of the views that were on their way to the engine meanwhile. */
+interface Answer<Value> {
+  readonly value: Value;
+  readonly isExact: boolean;
+}
+
+/** How a number is read. */
+interface Question<Value> {
+  /** The page or the site whose views the number holds. */
+  readonly key: string;
+  readonly ask: () => Promise<Value>;
+  /** The number that is known, with what can be believed of an answer that is not exact. */
+  readonly keepViews: (known: Value, answer: Value) => Value;
 }
 
 const CACHE_MS = 5_000; // other nodes count as well
@@ -82,8 +95,12 @@ export class Totals {
   #earlierViews: ViewSum[] = [];
   readonly #pages = new LRUCache<string, Cached<number>>({ max: MAX_PAGES });
   readonly #sites = new LRUCache<string, Cached<SiteTotals>>({ max: 1_000 });
-  /** Grows when the engine takes views: numbers that were read before must not be believed after. */
-  #version = 0;
+  /** How many views of each page, and of each site, the engine has not taken yet. */
+  readonly #unstored = new Map<string, number>();
+  /** How many writes of views are under way, and how many have ended. */
+  #writing = 0;
+  #written = 0;
+  #nextWritten = Promise.withResolvers<void>();
   /** Visitors whom the engine has counted today, or is about to. No two sites have a visitor id in common. */
   readonly #seenToday = new Set<string>();
   /** The keys of the hashes, by day: that of today, and those of earlier days while visitors of these days wait. */
@@ -91,7 +108,6 @@ export class Totals {
   #waiting: WaitingVisitor[] = [];
   #counting: Promise<void> | undefined;
   #isFailing = false;
-  #isStoring = false;
 
   constructor(options: TotalsOptions) {
     this.#options = options;
@@ -113,8 +129,9 @@ export class Totals {
     const sum = this.#views.get(key);
     if (sum !== undefined) sum.views += 1;
     else if (this.#views.size < MAX_PAGES) this.#views.set(key, { site, page, day, views: 1 });
-    this.#page(key).unstored += 1;
-    this.#site(site).unstored += 1;
+    else return;
+    this.#addUnstored(key, 1);
+    this.#addUnstored(site, 1);
   }
 
   /**
@@ -149,32 +166,31 @@ export class Totals {
     const views = [...this.#earlierViews, ...this.#views.values()];
     this.#earlierViews = [];
     this.#views = new Map();
-    this.#isStoring = true;
+    this.#writing += 1;
     return views;
   }
 
   viewsStored(sums: readonly ViewSum[]): void {
-    this.#isStoring = false;
-    this.#version += 1;
     for (const { site, page, views } of sums) {
-      const ofPage = this.#page(pageKey(site, page));
-      const ofSite = this.#site(site);
-      ofPage.unstored -= views;
-      ofSite.unstored -= views;
-      if (ofPage.stored !== undefined) ofPage.stored += views;
-      if (ofSite.stored !== undefined) ofSite.stored = { ...ofSite.stored, total: ofSite.stored.total + views };
+      const key = pageKey(site, page);
+      this.#addUnstored(key, -views);
+      this.#addUnstored(site, -views);
+      const ofPage = this.#pages.peek(key);
+      const ofSite = this.#sites.peek(site);
+      if (ofPage?.stored !== undefined) ofPage.stored += views;
+      if (ofSite?.stored !== undefined) ofSite.stored = { ...ofSite.stored, total: ofSite.stored.total + views };
     }
+    this.#writeEnded();
   }
 
   giveBackViews(sums: readonly ViewSum[]): void {
-    this.#isStoring = false;
-    this.#version += 1;
     for (const sum of sums) {
       const again = this.#views.get(pageKey(sum.site, sum.page));
       if (sum.day !== this.#day) this.#earlierViews.push(sum);
       else if (again !== undefined) again.views += sum.views;
       else this.#views.set(pageKey(sum.site, sum.page), sum);
     }
+    this.#writeEnded();
   }
 
   /**
@@ -195,22 +211,20 @@ export class Totals {
     const ofPage = this.#page(pageKey(site, page));
     const areKnown = () => ofSite.stored !== undefined && ofPage.stored !== undefined;
     const wereKnown = areKnown();
-    const { store } = this.#options;
-    if (now >= ofSite.expiresAt) ofSite.reading = this.#read(ofSite, now, () => store.siteTotals(site, this.day));
-    if (now >= ofPage.expiresAt)
-      ofPage.reading = this.#read(ofPage, now, async () => (await store.pageViews(site, [page]))[0] ?? 0);
+    if (now >= ofSite.expiresAt) ofSite.reading = this.#read(ofSite, now, this.#siteQuestion(site));
+    if (now >= ofPage.expiresAt) ofPage.reading = this.#read(ofPage, now, this.#pageQuestion(site, page));
     await Promise.all([ofSite.reading, ofPage.reading]);
     return !wereKnown && areKnown();
   }
 
   /** The numbers for a page, as far as they are known. */
   numbers(site: string, page: string): TotalNumbers {
-    const ofSite = this.#site(site);
-    const ofPage = this.#page(pageKey(site, page));
-    const { total, visitors, today } = ofSite.stored ?? {};
+    const key = pageKey(site, page);
+    const views = this.#page(key).stored;
+    const { total, visitors, today } = this.#site(site).stored ?? {};
     return {
-      views: ofPage.stored === undefined ? undefined : ofPage.stored + ofPage.unstored,
-      total: total === undefined ? undefined : total + ofSite.unstored,
+      views: views === undefined ? undefined : views + this.#unstoredOf(key),
+      total: total === undefined ? undefined : total + this.#unstoredOf(site),
       visitors,
       today,
     };
@@ -218,8 +232,9 @@ export class Totals {
 
   /** Numbers of several pages, read from the engine now. */
   async viewsOf(site: string, pages: readonly string[]): Promise<number[]> {
-    const stored = await this.#options.store.pageViews(site, pages);
-    return pages.map((page, index) => (stored[index] ?? 0) + this.#page(pageKey(site, page)).unstored);
+    const keys = pages.map((page) => pageKey(site, page));
+    const { value: stored } = await this.#askForExact(keys, () => this.#options.store.pageViews(site, pages));
+    return keys.map((key, index) => (stored[index] ?? 0) + this.#unstoredOf(key));
   }
 
   #beginDay(day: number): void {
@@ -239,15 +254,64 @@ export class Totals {
     return cached(this.#sites, site);
   }
 
-  /** An answer that crosses views on their way to the engine is not believed; the number is read again next time. */
-  async #read<Value>(entry: Cached<Value>, now: number, read: () => Promise<Value>): Promise<void> {
+  #unstoredOf(key: string): number {
+    return this.#unstored.get(key) ?? 0;
+  }
+
+  #addUnstored(key: string, views: number): void {
+    const sum = this.#unstoredOf(key) + views;
+    if (sum === 0) this.#unstored.delete(key);
+    else this.#unstored.set(key, sum);
+  }
+
+  #writeEnded(): void {
+    this.#writing -= 1;
+    this.#written += 1;
+    this.#nextWritten.resolve();
+    this.#nextWritten = Promise.withResolvers();
+  }
+
+  #siteQuestion(site: string): Question<SiteTotals> {
+    return {
+      key: site,
+      ask: () => this.#options.store.siteTotals(site, this.day),
+      keepViews: ({ total }, answer) => ({ ...answer, total }),
+    };
+  }
+
+  #pageQuestion(site: string, page: string): Question<number> {
+    return {
+      key: pageKey(site, page),
+      ask: async () => (await this.#options.store.pageViews(site, [page]))[0] ?? 0,
+      keepViews: (known) => known,
+    };
+  }
+
+  async #read<Value>(entry: Cached<Value>, now: number, { key, ask, keepViews }: Question<Value>): Promise<void> {
     entry.expiresAt = now + CACHE_MS; // before the answer, so that it is asked for once
-    const version = this.#version;
-    const value = await read().catch(() => undefined); // while the engine is away, the last numbers stay
+    const isKnown = entry.stored !== undefined;
+    const answer = await (isKnown ? this.#ask([key], ask) : this.#askForExact([key], ask)).catch(() => undefined);
     entry.reading = undefined;
-    const mayMissViews = this.#isStoring || version !== this.#version;
-    if (value !== undefined && !mayMissViews) entry.stored = value;
-    else entry.expiresAt = 0;
+    if (answer?.isExact !== true) entry.expiresAt = 0; // it is read again next time
+    if (answer === undefined) return; // while the engine is away, the last numbers stay
+    if (answer.isExact) entry.stored = answer.value;
+    else if (entry.stored !== undefined) entry.stored = keepViews(entry.stored, answer.value);
+  }
+
+  /** Asks the engine, and once more after the write of views that the answer has crossed. */
+  async #askForExact<Value>(keys: readonly string[], ask: () => Promise<Value>): Promise<Answer<Value>> {
+    const answer = await this.#ask(keys, ask);
+    if (answer.isExact) return answer;
+    if (this.#writing > 0) await this.#nextWritten.promise;
+    return this.#ask(keys, ask);
+  }
+
+  /** Asks the engine. */
+  async #ask<Value>(keys: readonly string[], ask: () => Promise<Value>): Promise<Answer<Value>> {
+    const written = this.#written;
+    const value = await ask();
+    const mayCross = this.#writing > 0 && keys.some((key) => this.#unstored.has(key));
+    return { value, isExact: !mayCross && written === this.#written };
   }
 
   async #countInTurns(): Promise<void> {
@@ -308,7 +372,7 @@ export class Totals {
 function cached<Value extends object | number>(cache: LRUCache<string, Cached<Value>>, key: string): Cached<Value> {
   const found = cache.get(key);
   if (found !== undefined) return found;
-  const entry: Cached<Value> = { stored: undefined, expiresAt: 0, reading: undefined, unstored: 0 };
+  const entry: Cached<Value> = { stored: undefined, expiresAt: 0, reading: undefined };
   cache.set(key, entry);
   return entry;
 }
