@@ -10,6 +10,7 @@
  */
 
 import { createHmac } from "node:crypto";
+import { setImmediate, setTimeout } from "node:timers/promises";
 import { LRUCache } from "lru-cache";
 import {
   type Log,
@@ -318,9 +319,9 @@ export class Totals {
     try {
       await this.#secretOf(this.day);
       while (this.#waiting.length > 0) {
+        await setImmediate(); // whoever comes in the same turn is in the same batch
         const counted = await this.#countBatch();
-        const gapMs = counted > 1 ? BATCH_GAP_MS : 0; // whoever comes meanwhile is in the next batch
-        await new Promise((resolve) => setTimeout(resolve, gapMs));
+        if (counted > 1) await setTimeout(BATCH_GAP_MS); // whoever comes meanwhile is in the next batch
       }
       this.#isFailing = false;
       this.#forgetSecrets();
