@@ -117,7 +117,7 @@ export interface SecretStore {
   /**
    * A random secret, made when it is first asked for. There is one per kind: asking for another `name` replaces it. Of kind
    * "day" there is one per day, because a clock may be put back for a while: the name is a day, asking for a day throws the
-   * earlier ones away, and later ones stay for two days.
+   * earlier ones away (on Redis after two hours), and later ones stay for two days.
    */
   secret(kind: SecretKind, name: string): Promise<string>;
 }

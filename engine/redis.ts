@@ -114,6 +114,8 @@ interface Secret {
   readonly ttlSeconds: number | undefined;
 }
 
+const LATE_SECONDS = 2 * 3_600;
+
 /** Names are dates, or numbers of days. */
 const isLater = (name: string, other: string) => name.localeCompare(other, "en", { numeric: true }) > 0;
 
@@ -139,7 +141,7 @@ class Secrets implements SecretStore {
       throw new Error(`Cannot keep the ${kind} secret in Redis: ${messageOf(error)}`, { cause: error });
     });
     this.#last.set(kind, { ...proposal, value });
-    if (last !== undefined && isLater(name, last.name)) await this.#throwAway(last);
+    if (last !== undefined && isLater(name, last.name)) await this.#throwAway(kind, last);
     return value;
   }
 
@@ -168,9 +170,13 @@ class Secrets implements SecretStore {
     return { key, name, ttlSeconds, value };
   }
 
-  /** The secret of a day that is over. A node that still uses it has it in memory. */
-  async #throwAway({ key }: Secret): Promise<void> {
-    await this.#link.ask((client) => client.unlink(key)).catch(() => {}); // deliberate: the key expires in two days anyway
+  /**
+   * The day of the secret is over. The key of the visitors of that day stays a little, as their set does: a node that was cut
+   * off over midnight has not counted all of them.
+   */
+  async #throwAway(kind: SecretKind, { key }: Secret): Promise<void> {
+    const seconds = kind === "day" ? LATE_SECONDS : 0;
+    await this.#link.ask((client) => client.expire(key, seconds)).catch(() => {}); // deliberate: it expires in two days anyway
   }
 
   /** Stores the secret unless Redis has one. Returns the one that Redis has. */

@@ -4,6 +4,7 @@ import type { DatabaseSync } from "node:sqlite";
 import { type DayTotals, type SiteTotals, storedPageName, type ViewSum, type VisitorEntry } from "./engine.ts";
 import { inPortions } from "./portions.ts";
 import { type Names, SITE_ID } from "./sqlite-names.ts";
+import { statement } from "./sqlite-statements.ts";
 
 /** A larger number would not be exact. An import may come near it. */
 const MOST = Number.MAX_SAFE_INTEGER;
@@ -24,9 +25,9 @@ const SQL = {
 };
 
 export async function addPageViews(database: DatabaseSync, names: Names, sums: readonly ViewSum[]): Promise<void> {
-  const ofPage = database.prepare(SQL.addPageViews);
-  const ofSite = database.prepare(SQL.addSiteViews);
-  const ofDay = database.prepare(SQL.addDay);
+  const ofPage = statement(database, SQL.addPageViews);
+  const ofSite = statement(database, SQL.addSiteViews);
+  const ofDay = statement(database, SQL.addDay);
   await inPortions(sums, ({ site: name, page, day, views }) => {
     const site = names.site(name);
     if (site === undefined) return;
@@ -38,9 +39,9 @@ export async function addPageViews(database: DatabaseSync, names: Names, sums: r
 
 /** Enters visitors into the set of their day. The sets of earlier days are thrown away. */
 export function countVisitors(database: DatabaseSync, names: Names, entries: readonly VisitorEntry[]): void {
-  const enter = database.prepare(SQL.enter);
-  const ofSite = database.prepare(SQL.addVisitors);
-  const ofDay = database.prepare(SQL.addDay);
+  const enter = statement(database, SQL.enter);
+  const ofSite = statement(database, SQL.addVisitors);
+  const ofDay = statement(database, SQL.addDay);
   /** By site and day: most of a batch belongs to one site. */
   const sums = new Map<string, { readonly site: number; readonly day: number; ofDay: number; ever: number }>();
   let newestDay = -Infinity;
@@ -58,18 +59,18 @@ export function countVisitors(database: DatabaseSync, names: Names, entries: rea
     ofDay.run(sum.site, sum.day, 0, sum.ofDay);
     ofSite.run(sum.site, sum.ever);
   }
-  database.prepare(SQL.forgetDays).run(newestDay);
+  statement(database, SQL.forgetDays).run(newestDay);
 }
 
 export function siteTotals(database: DatabaseSync, site: string, day: number): SiteTotals {
-  const row = database.prepare(SQL.siteTotals).get(site, day) as SiteTotals | undefined;
+  const row = statement(database, SQL.siteTotals).get(site, day) as SiteTotals | undefined;
   return row === undefined ? { total: 0, visitors: 0, today: 0 } : { ...row };
 }
 
 export function pageViews(database: DatabaseSync, site: string, pages: readonly string[]): number[] {
-  const views = database.prepare(SQL.pageViews);
+  const views = statement(database, SQL.pageViews);
   return pages.map((page) => Number(views.get(site, storedPageName(page))?.["views"] ?? 0));
 }
 
 export const daysSince = (database: DatabaseSync, site: string, fromDay: number): DayTotals[] =>
-  database.prepare(SQL.days).all(site, fromDay) as unknown as DayTotals[];
+  statement(database, SQL.days).all(site, fromDay) as unknown as DayTotals[];

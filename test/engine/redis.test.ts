@@ -57,6 +57,22 @@ suite("redis engine", ["redis-server"], () => {
     await engine.close();
   });
 
+  test("redis: the key of a day is thrown away two hours after the day, and a salt at once", async () => {
+    const engine = await RedisEngine.open((await server()).url, { ...options, prefix: "past:" });
+    for (const day of ["20345", "20346"]) await engine.secret("day", day);
+    for (const day of ["2026-01-01", "2026-01-02"]) await engine.secret("salt", day);
+    const { client } = await server();
+    const lives = ["day:20345", "day:20346", "salt:2026-01-01", "salt:2026-01-02"].map((key) =>
+      client.ttl(`past:secret:${key}`),
+    );
+    const [pastDay, day, pastSalt, salt] = await Promise.all(lives);
+    expect(pastDay).toBeGreaterThan(0);
+    expect(pastDay).toBeLessThanOrEqual(7_200);
+    expect(pastSalt).toBe(-2); // there is no such key
+    for (const life of [day, salt]) expect(life).toBeGreaterThan(86_400);
+    await engine.close();
+  });
+
   test("redis: while Redis is away, all nodes make the same next salt from the last one", async () => {
     const redis = await RedisServer.start();
     const engines = await Promise.all([0, 1].map(() => RedisEngine.open(redis.url, options)));

@@ -35,6 +35,14 @@ describe("sqlite engine", () => {
     expect(await engine.secret("salt", "monday")).not.toBe(monday);
   });
 
+  test("sqlite: the key of a day is thrown away when its day is over", async () => {
+    const other = sqlite();
+    const key = await other.secret("day", "20345");
+    await other.secret("day", "20346");
+    expect(await other.secret("day", "20345")).not.toBe(key);
+    await other.close();
+  });
+
   test("sqlite: the key of today stays when the clock is put back by many days, and is right again", async () => {
     const clock = spyOn(Date, "now");
     const start = Date.now();

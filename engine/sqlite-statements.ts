@@ -1,0 +1,14 @@
+/** Statements that are run often. To prepare a statement takes about as long as to run it, so each one is prepared once. */
+
+import type { DatabaseSync, StatementSync } from "node:sqlite";
+
+const prepared = new WeakMap<DatabaseSync, Map<string, StatementSync>>();
+
+/** The statement for an SQL text that never changes. */
+export function statement(database: DatabaseSync, sql: string): StatementSync {
+  const statements = prepared.get(database) ?? new Map<string, StatementSync>();
+  prepared.set(database, statements);
+  const found = statements.get(sql) ?? database.prepare(sql);
+  statements.set(sql, found);
+  return found;
+}
