@@ -114,6 +114,7 @@ interface Secret {
   readonly ttlSeconds: number | undefined;
 }
 
+/** How long the key of the visitors of a day is needed after the day: a node that was cut off over midnight counts late. */
 const LATE_SECONDS = 2 * 3_600;
 
 /** Names are dates, or numbers of days. */
@@ -126,6 +127,8 @@ class Secrets implements SecretStore {
   readonly #options: Required<Options>;
   /** The last secret of each kind. */
   readonly #last = new Map<SecretKind, Secret>();
+  /** The key of the visitors of the day before, and when nobody needs it any more, by `performance.now()`. */
+  #dayBefore: { readonly secret: Secret; readonly until: number } | undefined;
 
   constructor(link: Link, options: Required<Options>) {
     this.#link = link;
@@ -156,6 +159,14 @@ class Secrets implements SecretStore {
       } catch {
         return; // deliberate: the link reports that Redis is away
       }
+    await this.#restoreDayBefore().catch(() => {}); // deliberate, as above
+  }
+
+  async #restoreDayBefore(): Promise<void> {
+    if (this.#dayBefore === undefined) return;
+    const { secret, until } = this.#dayBefore;
+    if (performance.now() < until) await this.#store(secret);
+    else this.#dayBefore = undefined;
   }
 
   /**
@@ -166,17 +177,21 @@ class Secrets implements SecretStore {
     const key = secretKey(this.#options.prefix, kind, name);
     const ttlSeconds = ttlOfSecret(kind);
     if (last?.key === key) return last;
+    if (this.#dayBefore?.secret.key === key) return this.#dayBefore.secret;
     const value = last === undefined || kind === "day" ? newSecret() : sha256(last.value + name);
     return { key, name, ttlSeconds, value };
   }
 
-  /**
-   * The day of the secret is over. The key of the visitors of that day stays a little, as their set does: a node that was cut
-   * off over midnight has not counted all of them.
-   */
-  async #throwAway(kind: SecretKind, { key }: Secret): Promise<void> {
-    const seconds = kind === "day" ? LATE_SECONDS : 0;
-    await this.#link.ask((client) => client.expire(key, seconds)).catch(() => {}); // deliberate: it expires in two days anyway
+  /** The day of the secret is over. */
+  async #throwAway(kind: SecretKind, last: Secret): Promise<void> {
+    const isNeededLater = kind === "day";
+    if (isNeededLater) {
+      const secret = { ...last, ttlSeconds: LATE_SECONDS };
+      this.#dayBefore = { secret, until: performance.now() + LATE_SECONDS * 1_000 };
+      await this.#restoreDayBefore().catch(() => {}); // deliberate: the next beat tries again
+    }
+    const seconds = isNeededLater ? LATE_SECONDS : 0;
+    await this.#link.ask((client) => client.expire(last.key, seconds)).catch(() => {}); // deliberate: it expires in two days anyway
   }
 
   /** Stores the secret unless Redis has one. Returns the one that Redis has. */

@@ -73,6 +73,19 @@ suite("redis engine", ["redis-server"], () => {
     await engine.close();
   });
 
+  test("redis: a node that counts late gets the key of the day before, also when Redis has lost it", async () => {
+    const { url, client } = await server();
+    const engine = await RedisEngine.open(url, { ...options, leaseMs: LEASE_MS, prefix: "late:" });
+    const key = await engine.secret("day", "20345");
+    await client.del("late:secret:day:20345");
+    await engine.secret("day", "20346");
+    const late = await RedisEngine.open(url, { ...options, prefix: "late:" });
+    expect(await late.secret("day", "20345")).toBe(key);
+    await client.del("late:secret:day:20345");
+    await until("it is back", async () => (await client.get("late:secret:day:20345")) === key);
+    await Promise.all([engine.close(), late.close()]);
+  });
+
   test("redis: while Redis is away, all nodes make the same next salt from the last one", async () => {
     const redis = await RedisServer.start();
     const engines = await Promise.all([0, 1].map(() => RedisEngine.open(redis.url, options)));
