@@ -279,12 +279,12 @@ describe("connections: drain", () => {
   test("the window grows with the pages, and is at most 8 s", async () => {
     const { service, connections } = await setUp({ MAX_PAGES_PER_IP: "50000", MAX_CONNECTIONS: "50000" });
     const sockets = Array.from({ length: 5_001 }, (_, i) => connect(service, `v${i}`));
-    void connections.drain();
+    await connections.drain();
     expect(sockets[0]?.socket.closed?.reason).toBe("3");
     const many = await setUp({ MAX_PAGES_PER_IP: "50000", MAX_CONNECTIONS: "50000" });
     const first = connect(many.service, "first");
     for (let i = 0; i < 30_000; i += 1) many.connections.admit("example.com", claimsOf(`v${i}`), "192.0.2.1");
-    void many.connections.drain();
+    await many.connections.drain();
     expect(first.socket.closed?.reason).toBe("8");
   });
 
