@@ -5,6 +5,8 @@ import { pathOf } from "./needs.ts";
 import { adopt, temporaryFolder } from "./leftovers.ts";
 import { until } from "./waiting.ts";
 
+const START_MS = 30_000; // a busy machine takes its time
+
 const servers = new Set<RedisServer>();
 
 export class RedisServer {
@@ -60,7 +62,7 @@ export class RedisServer {
     const options = this.#options.filter((option) => option !== "--tls-port");
     const command = [pathOf("redis-server"), ...own, ...port, ...options];
     this.#child = adopt(Bun.spawn(command, { stdio: ["ignore", "ignore", "ignore"] }));
-    await until("Redis listens", () => listens(this.port));
+    await until("Redis listens", () => listens(this.port), START_MS);
   }
 
   async kill(): Promise<void> {
