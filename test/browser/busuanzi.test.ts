@@ -2,17 +2,16 @@
  * The drop-in for busuanzi and Vercount in Chromium: pages with the ids, classes and initial styles of widely used themes,
  * where only the address of the script is another one.
  */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import type { Page } from "playwright-core";
 import { ask } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
-import { closeContexts, endAll, newBrowser, open, shows, startService, stopAtTheEnd } from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { newBrowser, open, shows, startService, stopAtTheEnd } from "../support/own-pages.ts";
 import { runtimes, type Service } from "../support/service.ts";
 import { until } from "../support/waiting.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 /** What a theme puts into its pages. `tag` is the script's tag, with `{src}` for its address. */
 interface Theme {

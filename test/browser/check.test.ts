@@ -1,25 +1,14 @@
 /** The check page in Chromium. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import type { BrowserContextOptions } from "playwright-core";
 import { ask } from "../support/client.ts";
 import { forwarded, proxy, withoutCookie, withoutUpgrade } from "../support/faulty-proxy.ts";
 import { suite } from "../support/needs.ts";
 import { startNginx } from "../support/nginx.ts";
-import {
-  closeContexts,
-  endAll,
-  newBrowser,
-  open,
-  phone,
-  picture,
-  shows,
-  startService,
-  stopAtTheEnd,
-} from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { newBrowser, open, phone, picture, shows, startService, stopAtTheEnd } from "../support/own-pages.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 const check = async (url: string, site: string, options: BrowserContextOptions = {}) => {
   const { page, errors } = await open(await newBrowser(options), `${url}/check?site=${encodeURIComponent(site)}`);

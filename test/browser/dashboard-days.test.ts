@@ -1,15 +1,14 @@
 /** The dashboard's totals beside the number now, and its bars of views and visitors by day. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { Visitor } from "../support/client.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
 import { suite } from "../support/needs.ts";
-import { closeContexts, dashboard, endAll, phone, picture, shows, startService } from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { dashboard, phone, picture, shows, startService } from "../support/own-pages.ts";
 import { type Runtime, runtimes, type Service } from "../support/service.ts";
 import { sqlite } from "../support/unit.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 const DAY_MS = 86_400_000;
 

@@ -1,13 +1,12 @@
 /** The chart of the dashboard. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { Visitor } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
-import { closeContexts, dashboard, endAll, inkOf, shows } from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { dashboard, inkOf, shows } from "../support/own-pages.ts";
 import { startWithPast } from "../support/past.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 suite("dashboard history", ["chromium"], () => {
   test("draws each range, and reads single values to the keyboard and the mouse", async () => {

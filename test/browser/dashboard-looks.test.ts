@@ -1,12 +1,11 @@
 /** How the dashboard looks: what is not known, who was refused, words beside numbers, a phone, odd addresses and languages. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import type { Page } from "playwright-core";
 import { ask, userAgent, Visitor } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
 import {
-  closeContexts,
   dashboard,
-  endAll,
   inkOf,
   newBrowser,
   open,
@@ -20,9 +19,7 @@ import { startWithPast } from "../support/past.ts";
 import { until } from "../support/waiting.ts";
 import { webkit } from "../support/webkit.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 /** The share of the chart's width at which its line begins. */
 const lineBegins = (page: Page): Promise<number> =>

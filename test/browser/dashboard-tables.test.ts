@@ -1,14 +1,13 @@
 /** What the dashboard shows of pages: reading times, names that strangers chose, and a year of data. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { Visitor } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
-import { closeContexts, dashboard, endAll, inkOf, phone, picture, shows } from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { dashboard, inkOf, phone, picture, shows } from "../support/own-pages.ts";
 import { startWithPast, year } from "../support/past.ts";
 import { until } from "../support/waiting.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 const hostile = `<img src=x onerror="document.title='owned'">`;
 suite("dashboard tables", ["chromium"], () => {

@@ -1,22 +1,12 @@
 /** What the dashboard says when it gets no numbers: no service, no engine, or another password than before. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { suite } from "../support/needs.ts";
-import {
-  closeContexts,
-  dashboard,
-  endAll,
-  newBrowser,
-  open,
-  picture,
-  shows,
-  startService,
-} from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { dashboard, newBrowser, open, picture, shows, startService } from "../support/own-pages.ts";
 import { runtimes } from "../support/service.ts";
 import { sleep } from "../support/waiting.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 suite("dashboard trouble", ["chromium"], () => {
   test.each(runtimes)("%s: says when the service is gone, and is live again by itself", async (runtime) => {

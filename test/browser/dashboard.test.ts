@@ -1,24 +1,14 @@
 /** The dashboard: who may see it, and the numbers now. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { ask, Visitor } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
-import {
-  closeContexts,
-  dashboard,
-  endAll,
-  newBrowser,
-  open,
-  picture,
-  shows,
-  startService,
-} from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { dashboard, newBrowser, open, picture, shows, startService } from "../support/own-pages.ts";
 import { startWithPast } from "../support/past.ts";
 import { runtimes } from "../support/service.ts";
 import { sleep, until } from "../support/waiting.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 suite("dashboard", ["chromium"], () => {
   test("opens for the operator only", async () => {

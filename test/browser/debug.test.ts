@@ -1,13 +1,12 @@
 /** What `data-debug` says in the console. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { proxy, withoutCookie, withoutUpgrade } from "../support/faulty-proxy.ts";
 import { suite } from "../support/needs.ts";
-import { closeContexts, endAll, newBrowser, open, startService, stopAtTheEnd } from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { newBrowser, open, startService, stopAtTheEnd } from "../support/own-pages.ts";
 import { until } from "../support/waiting.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 suite("debug", ["chromium"], () => {
   const target = "<p><span data-headcount>–</span> online now</p>";

@@ -1,30 +1,17 @@
 /** The service's own pages and `data-debug`, in a Chinese and in an American browser. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import type { BrowserContextOptions } from "playwright-core";
 import { ask, userAgent, Visitor } from "../support/client.ts";
 import { authorsText, endSites, serve, tag } from "../support/embedding-site.ts";
 import { suite } from "../support/needs.ts";
 import { startNginx } from "../support/nginx.ts";
-import {
-  closeContexts,
-  endAll,
-  newBrowser,
-  open,
-  phone,
-  picture,
-  shows,
-  startService,
-  stopAtTheEnd,
-} from "../support/own-pages.ts";
+import { newBrowser, open, phone, picture, shows, startService, stopAtTheEnd } from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
 import { startWithPast } from "../support/past.ts";
 import { until } from "../support/waiting.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(async () => {
-  await endAll();
-  endSites();
-});
+endOwnPages();
+afterAll(endSites);
 
 const chinese: BrowserContextOptions = { locale: "zh-CN" };
 const american: BrowserContextOptions = { locale: "en-US" };

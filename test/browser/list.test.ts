@@ -1,12 +1,11 @@
 /** list.js in Chromium: a list of posts beside the widget, counted by the service. */
-import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { suite } from "../support/needs.ts";
-import { closeContexts, endAll, newBrowser, open, shows, startService, stopAtTheEnd } from "../support/own-pages.ts";
+import { endOwnPages } from "../support/own-pages-hooks.ts";
+import { newBrowser, open, shows, startService, stopAtTheEnd } from "../support/own-pages.ts";
 import { runtimes } from "../support/service.ts";
 
-setDefaultTimeout(60_000);
-afterEach(closeContexts);
-afterAll(endAll);
+endOwnPages();
 
 const POSTS = ["/first", "/中文", "/third"];
 const LIST = POSTS.map(
