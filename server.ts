@@ -250,8 +250,11 @@ export class Rooms {
     return room.members.get(visitor) === 1;
   }
 
-  /** The counts for a frame to one connection. They may be newer than the published ones. */
-  countsFor({ site, room }: Viewer): { site: number | undefined; page: number | undefined } {
+  /**
+   * The counts to tell one connection now. Where a count is newer than the published one, the room is published again even
+   * when its count has changed back by then: otherwise this connection would keep the number.
+   */
+  tellCounts({ site, room }: Viewer): { site: number | undefined; page: number | undefined } {
     for (const told of [ownRoom(site.room), ownRoom(room)]) told.isAhead ||= told.count !== told.published;
     return { site: site.room.count, page: room.count };
   }
@@ -583,7 +586,7 @@ export class Connections implements SocketEvents<Connection> {
   #willSendPortion = false;
   #willFlush = false;
   #recording: Promise<void> | undefined;
-  #restoring: Promise<void> | undefined;
+  #holding: Promise<void> | undefined;
   #sweptAt = Infinity;
   /** Once the node stops: the time in seconds in which pages are to reconnect. */
   #reconnectWindow: string | undefined;
@@ -616,22 +619,23 @@ export class Connections implements SocketEvents<Connection> {
    * Resolves when the visitors from before a restart are counted. Requests wait for it, since numbers are too small until
    * then. Undefined after the start.
    */
-  get restoring(): Promise<void> | undefined {
-    return this.#restoring;
+  get holding(): Promise<void> | undefined {
+    return this.#holding;
   }
 
   /** Counts the visitors who were online before a restart, until they are back or the time is over. */
-  restore(held: Promise<readonly Member[]>): Promise<void> {
-    const hold = async () => {
-      const now = this.#clock.now();
-      await inPortions(await held, (member) => this.#rooms.hold(member, now + HOLD_MS, now));
-    };
-    this.#restoring = hold()
+  hold(held: Promise<readonly Member[]>): Promise<void> {
+    this.#holding = this.#holdAll(held)
       .catch(report) // a dip is better than no service
       .finally(() => {
-        this.#restoring = undefined;
+        this.#holding = undefined;
       });
-    return this.#restoring;
+    return this.#holding;
+  }
+
+  async #holdAll(held: Promise<readonly Member[]>): Promise<void> {
+    const now = this.#clock.now();
+    await inPortions(await held, (member) => this.#rooms.hold(member, now + HOLD_MS, now));
   }
 
   /** Why this visitor may not open one more connection now; undefined when they may. */
@@ -935,7 +939,7 @@ export class Connections implements SocketEvents<Connection> {
     const peak = this.#journal.dayPeak(site.room);
     const read = this.#journal.median(room);
     const totals = this.#totals.numbers(room.site, room.page ?? "");
-    this.#send(connection, this.#frame({ ...this.#rooms.countsFor(connection), peak, read, ...totals, ...more }));
+    this.#send(connection, this.#frame({ ...this.#rooms.tellCounts(connection), peak, read, ...totals, ...more }));
   }
 
   #frame(numbers: Numbers): string {
@@ -1044,7 +1048,7 @@ export function createApp(options: AppOptions): Hono<App> {
   const app = new Hono<App>();
 
   app.use(async (c, next) => {
-    if (connections.restoring !== undefined) await connections.restoring;
+    if (connections.holding !== undefined) await connections.holding;
     const address = clientAddress(c.env, c.req.header("x-forwarded-for"), settings.TRUST_PROXY);
     c.set("address", address);
     c.set("addressKey", limitKey(address));
@@ -1422,7 +1426,7 @@ function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Sig
  * @returns a function that stops the service: it hands over, sends all pages away, and writes everything
  */
 export async function startService({ engine, signer, rooms, connections }: Service): Promise<() => Promise<void>> {
-  await connections.restore(engine.held(signer.fingerprint));
+  await connections.hold(engine.held(signer.fingerprint));
   const stopTimers = connections.start();
   return async () => {
     await engine.hold(rooms.members(), signer.fingerprint).catch(report); // before any page leaves

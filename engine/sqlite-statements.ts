@@ -6,9 +6,12 @@ const prepared = new WeakMap<DatabaseSync, Map<string, StatementSync>>();
 
 /** The statement for an SQL text that never changes. */
 export function statement(database: DatabaseSync, sql: string): StatementSync {
+  return prepared.get(database)?.get(sql) ?? prepare(database, sql);
+}
+
+function prepare(database: DatabaseSync, sql: string): StatementSync {
   const statements = prepared.get(database) ?? new Map<string, StatementSync>();
-  prepared.set(database, statements);
-  const found = statements.get(sql) ?? database.prepare(sql);
-  statements.set(sql, found);
-  return found;
+  const made = database.prepare(sql);
+  prepared.set(database, statements.set(sql, made));
+  return made;
 }
