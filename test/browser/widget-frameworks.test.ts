@@ -2,15 +2,13 @@
  * The widget beside frameworks that own the page. Each page shows a number. Then its framework does what puts the author's
  * text back or brings another element, and the number must be there again at once, without a frame from the service.
  */
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { type Engine, engines } from "../support/engines.ts";
 import { observerScript, onServer, script } from "../support/frameworks.ts";
 import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
 import { endSites, serve, shows } from "../support/embedding-site.ts";
-import { once, sleep } from "../support/waiting.ts";
-
-setDefaultTimeout(60_000);
+import { once, sleep, until } from "../support/waiting.ts";
 
 const AT_ONCE_MS = 1000; // the service repeats its numbers after 20 s at the earliest
 
@@ -165,7 +163,9 @@ function frameworks(engine: Engine): void {
     await tab.evaluate("act()");
     const selector = name.includes("dialog") ? "#later" : "#count";
     await shows(tab, "1 live", { selector, ms: AT_ONCE_MS });
-    expect(await tab.evaluate<string>(`document.querySelector("${selector}").dataset.headcountText`)).toBe("–");
+    const authorsText = () => tab.evaluate<string>(`document.querySelector("${selector}").dataset.headcountText ?? ""`);
+    await until("the author's text is known", authorsText, AT_ONCE_MS); // the framework may act only now
+    expect(await authorsText()).toBe("–");
     expect(await tab.evaluate<number>("events")).toBe(events);
   });
 }
