@@ -1,13 +1,11 @@
 /** The home page in Chromium, and a browser that says it is headless. */
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { endChromium, launch, userAgent } from "../support/chromium.ts";
 import { ask, Visitor } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
 import { authorsText, endSites, serve, tag } from "../support/embedding-site.ts";
 import { sleep, until } from "../support/waiting.ts";
-
-setDefaultTimeout(60_000);
 
 afterAll(async () => {
   await endChromium();

@@ -1,5 +1,5 @@
 /** The lines of docs/frameworks.md that keep a hydration quiet, in Chromium with the development builds of the frameworks. */
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import { engines } from "../support/engines.ts";
 import { observerScript, onServer, script } from "../support/frameworks.ts";
@@ -7,8 +7,6 @@ import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
 import { endSites, serve, shows } from "../support/embedding-site.ts";
 import { once, sleep, until } from "../support/waiting.ts";
-
-setDefaultTimeout(60_000);
 
 const { engine, needs } = engines[0]!;
 

@@ -1,5 +1,5 @@
 /** The widget in each engine on pages that forbid it something: a Content-Security-Policy, blocked storage, no service. */
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import { ask } from "../support/client.ts";
 import { chromiumWithoutStorage, type Engine, engines, type VisitorBrowser } from "../support/engines.ts";
@@ -7,8 +7,6 @@ import { firefox } from "../support/firefox.ts";
 import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
 import { endSites, look, recorder, serve, settled, shows, tag } from "../support/embedding-site.ts";
-
-setDefaultTimeout(60_000);
 
 afterAll(() => {
   endSites();

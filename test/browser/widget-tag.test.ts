@@ -1,13 +1,11 @@
 /** The tag in each engine: as a module, imported, evaluated, twice, of two services, and elements as JSX writes them. */
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { ask } from "../support/client.ts";
 import { type Engine, engines, type Tab } from "../support/engines.ts";
 import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
 import { endSites, recorder, serve, settled, shows, tag, warnings } from "../support/embedding-site.ts";
 import { once, sleep } from "../support/waiting.ts";
-
-setDefaultTimeout(60_000);
 
 afterAll(() => {
   endSites();

@@ -1,5 +1,5 @@
 /** The package as npm would publish it, unpacked into an empty project: its command finds a runtime and starts the service. */
-import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { beforeAll, describe, expect, test } from "bun:test";
 import { copyFileSync, existsSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
@@ -59,8 +59,6 @@ async function runOnce(path: string): Promise<{ code: number; isAlive: boolean }
   );
   return { code, isAlive };
 }
-
-setDefaultTimeout(60_000);
 
 describe("package", () => {
   test("holds the command, the one file of the service, the widget, its types, and the licences of what it bundles", () => {
