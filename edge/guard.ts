@@ -8,7 +8,6 @@ import { closeSync, openSync, readFileSync } from "node:fs";
 import { devNull } from "node:os";
 import type { Context } from "hono";
 import ipaddr from "ipaddr.js";
-import { LRUCache } from "lru-cache";
 import { messageOf, MINUTE_MS } from "../engine/engine.ts";
 import { log } from "./log.ts";
 import { type AddressBlock, coarseAddress, limitBlocks, type LimitBlock } from "./names.ts";
@@ -174,10 +173,10 @@ export class Guard {
   readonly #now: () => number;
   /** Blocks with open connections. There are at most MAX_CONNECTIONS for each address length. */
   readonly #connected = new Map<string, Block>();
-  /** Blocks without open connections. The ones that asked last are kept. */
-  readonly #idle = new LRUCache<string, Block>({ max: MAX_IDLE_BLOCKS });
+  /** Blocks without open connections, in the order in which their minutes began. The newest ones are kept. */
+  readonly #idle = new Map<string, Block>();
   /** Block → when the ban ends. A table of its own, so that a flood of requests cannot push a ban out. */
-  readonly #bans = new LRUCache<string, number>({ max: MAX_BANS });
+  readonly #bans = new Map<string, number>();
 
   /** @param now milliseconds that never decrease */
   constructor(limits: Limits, isOutOfFiles: () => boolean = () => false, now: () => number = () => performance.now()) {
@@ -260,7 +259,7 @@ export class Guard {
       block.connections -= 1;
       if (block.connections > 0) continue;
       this.#connected.delete(name);
-      this.#idle.set(name, block);
+      putLast(this.#idle, name, block, MAX_IDLE_BLOCKS);
     }
   }
 
@@ -272,41 +271,51 @@ export class Guard {
   /** Forgets the addresses that have neither asked for anything in the last minute, nor have anything open, nor are banned. */
   forgetIdle(): void {
     const now = this.#now();
-    for (const name of this.#idle.rkeys()) {
-      if (now < (this.#idle.peek(name)?.minuteEndsAt ?? 0)) break; // the following ones have asked later
+    for (const [name, { minuteEndsAt }] of this.#idle) {
+      if (now < minuteEndsAt) break; // the minutes of the following ones began later
       this.#idle.delete(name);
     }
-    for (const name of this.#bans.rkeys()) if (!this.#isBanned(name)) this.#bans.delete(name);
+    for (const name of this.#bans.keys()) if (!this.#isBanned(name)) this.#bans.delete(name);
   }
 
   /** What is known of a block in the current minute. */
   #block(name: string): Block {
     const now = this.#now();
-    const block = this.#connected.get(name) ?? this.#idle.get(name) ?? this.#newBlock(name);
-    if (now >= block.minuteEndsAt) {
-      block.tokenRequests = 0;
-      block.newVisitors = 0;
-      block.wrongPasswords = 0;
-      block.minuteEndsAt = now + MINUTE_MS;
-    }
-    return block;
-  }
-
-  #newBlock(name: string): Block {
-    const block = { connections: 0, tokenRequests: 0, newVisitors: 0, wrongPasswords: 0, minuteEndsAt: 0 };
-    this.#idle.set(name, block);
+    const block = this.#connected.get(name) ?? this.#idle.get(name) ?? newBlock();
+    if (now < block.minuteEndsAt) return block;
+    block.tokenRequests = 0;
+    block.newVisitors = 0;
+    block.wrongPasswords = 0;
+    block.minuteEndsAt = now + MINUTE_MS;
+    if (block.connections === 0) putLast(this.#idle, name, block, MAX_IDLE_BLOCKS);
     return block;
   }
 
   #ban(name: string, requests: number): void {
     if (this.#isBanned(name)) return;
-    this.#bans.set(name, this.#now() + BAN_MS);
+    putLast(this.#bans, name, this.#now() + BAN_MS, MAX_BANS);
     log("warn", "address denied for ten minutes", { address: coarseAddress(name), requests });
   }
 
   #isBanned(name: string): boolean {
-    return this.#now() < (this.#bans.peek(name) ?? 0);
+    return this.#now() < (this.#bans.get(name) ?? 0);
   }
+}
+
+const newBlock = (): Block => ({
+  connections: 0,
+  tokenRequests: 0,
+  newVisitors: 0,
+  wrongPasswords: 0,
+  minuteEndsAt: 0,
+});
+
+/** Puts an entry at the end of a table of limited size. The first entry goes when the table is full. */
+function putLast<Value>(table: Map<string, Value>, key: string, value: Value, max: number): void {
+  table.delete(key);
+  table.set(key, value);
+  if (table.size <= max) return;
+  for (const first of table.keys()) return void table.delete(first);
 }
 
 const sha256 = (text: string) => createHash("sha256").update(text).digest();

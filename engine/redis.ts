@@ -80,7 +80,6 @@ import {
   type SecretKind,
   type SecretStore,
   type SiteTotals,
-  SpentNonces,
   type SpentToken,
   type StatsEntries,
   type TokenStore,
@@ -100,6 +99,7 @@ import { RedisTotals } from "./redis-totals.ts";
 import { RedisTransfer } from "./redis-transfer.ts";
 import { CLAIM } from "./scripts.ts";
 import { newNodeName } from "./site.ts";
+import { SpentNonces } from "./spent-nonces.ts";
 import { RedisStatistics } from "./statistics.ts";
 import { UnlistedSites } from "./unlisted.ts";
 

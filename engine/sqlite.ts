@@ -21,7 +21,6 @@ import {
   type Peak,
   type Reading,
   type SecretKind,
-  SpentNonces,
   type SiteTotals,
   type StatsEntries,
   type VisitorEntry,
@@ -30,6 +29,7 @@ import { entriesOf } from "./kept.ts";
 import { inPortions } from "./portions.ts";
 import { SqliteFile } from "./sqlite-file.ts";
 import { Names } from "./sqlite-names.ts";
+import { SpentNonces } from "./spent-nonces.ts";
 import { keepSecret } from "./sqlite-secrets.ts";
 import { SqliteStatistics } from "./sqlite-statistics.ts";
 import { countVisitors, daysSince, pageViews, siteTotals } from "./sqlite-totals.ts";

@@ -31,8 +31,8 @@ export interface RefusalCount {
 export interface Metrics {
   readonly broadcastDelay: Histogram;
   readonly claimDuration: Histogram;
-  readonly tokens: Counter;
-  readonly upgrades: Counter;
+  /** Plain numbers, because each join changes them. */
+  readonly counts: { tokens: number; upgrades: number };
   /** Counts a refusal. @param origin the Origin of the request, when it was the reason */
   refused(reason: string, origin?: string): void;
   refusals(): Promise<RefusalCount[]>;
@@ -58,12 +58,15 @@ export function createMetrics(): Metrics {
     registers,
   });
   const histogram = (name: string, help: string) => new Histogram({ name, help, buckets: BUCKETS_SECONDS, registers });
-  const counter = (name: string, help: string) => new Counter({ name, help, registers });
+  const counts = { tokens: 0, upgrades: 0 };
+  const counter = (name: string, help: string, read: () => number) =>
+    readers.push(reader(new Counter({ name, help, registers }), read));
+  counter("headcount_tokens_total", "Granted tokens", () => counts.tokens);
+  counter("headcount_upgrades_total", "Opened sockets", () => counts.upgrades);
   return {
+    counts,
     broadcastDelay: histogram("headcount_broadcast_delay_seconds", "From a change to its last frame"),
     claimDuration: histogram("headcount_engine_seconds", "Time that the engine took to claim a token"),
-    tokens: counter("headcount_tokens_total", "Granted tokens"),
-    upgrades: counter("headcount_upgrades_total", "Opened sockets"),
     refused(reason, origin) {
       refusals.inc({ reason });
       if (origin !== undefined) refusedOrigins.set(origin, (refusedOrigins.get(origin) ?? 0) + 1);

@@ -11,7 +11,6 @@
 
 import { createHmac } from "node:crypto";
 import { setImmediate, setTimeout } from "node:timers/promises";
-import { LRUCache } from "lru-cache";
 import {
   type Log,
   messageOf,
@@ -21,6 +20,7 @@ import {
   type ViewSum,
   type VisitorEntry,
 } from "../engine/engine.ts";
+import { Memo } from "../shared/memo.ts";
 import type { RecordedSites } from "./live.ts";
 
 /** What pages show. A number that is not known yet is undefined. */
@@ -78,6 +78,7 @@ interface Question<Value> {
 
 const CACHE_MS = 5_000; // other nodes count as well
 const MAX_PAGES = 50_000;
+const MAX_SITES = 1_000;
 const MAX_SEEN = 100_000; // visitors of today who need no look into the engine
 const MAX_WAITING = 50_000; // visitors who wait for an engine that is away
 const BATCH = 500; // about 5 ms of the engine
@@ -94,8 +95,8 @@ export class Totals {
   /** Views of the day that the engine has not taken yet, by page, and those of earlier days. */
   #views = new Map<string, ViewSum>();
   #earlierViews: ViewSum[] = [];
-  readonly #pages = new LRUCache<string, Cached<number>>({ max: MAX_PAGES });
-  readonly #sites = new LRUCache<string, Cached<SiteTotals>>({ max: 1_000 });
+  readonly #pages = new Memo<Cached<number>>(unknown, MAX_PAGES);
+  readonly #sites = new Memo<Cached<SiteTotals>>(unknown, MAX_SITES);
   /** How many views of each page, and of each site, the engine has not taken yet. */
   readonly #unstored = new Map<string, number>();
   /** How many writes of views are under way, and how many have ended. */
@@ -176,10 +177,10 @@ export class Totals {
       const key = pageKey(site, page);
       this.#addUnstored(key, -views);
       this.#addUnstored(site, -views);
-      const ofPage = this.#pages.peek(key);
-      const ofSite = this.#sites.peek(site);
-      if (ofPage?.stored !== undefined) ofPage.stored += views;
-      if (ofSite?.stored !== undefined) ofSite.stored = { ...ofSite.stored, total: ofSite.stored.total + views };
+      const ofPage = this.#pages.get(key);
+      const ofSite = this.#sites.get(site);
+      if (ofPage.stored !== undefined) ofPage.stored += views;
+      if (ofSite.stored !== undefined) ofSite.stored = { ...ofSite.stored, total: ofSite.stored.total + views };
     }
     this.#writeEnded();
   }
@@ -201,15 +202,15 @@ export class Totals {
    * @returns true when all numbers are known now, and were not before; undefined when there is nothing to read
    */
   refresh(site: string, page: string, now: number): Promise<boolean> | undefined {
-    const ofSite = this.#site(site);
-    const ofPage = this.#page(pageKey(site, page));
+    const ofSite = this.#sites.get(site);
+    const ofPage = this.#pages.get(pageKey(site, page));
     const isFresh = (entry: Cached<unknown>) => now < entry.expiresAt && entry.reading === undefined;
     return isFresh(ofSite) && isFresh(ofPage) ? undefined : this.#refresh(site, page, now);
   }
 
   async #refresh(site: string, page: string, now: number): Promise<boolean> {
-    const ofSite = this.#site(site);
-    const ofPage = this.#page(pageKey(site, page));
+    const ofSite = this.#sites.get(site);
+    const ofPage = this.#pages.get(pageKey(site, page));
     const areKnown = () => ofSite.stored !== undefined && ofPage.stored !== undefined;
     const wereKnown = areKnown();
     if (now >= ofSite.expiresAt) ofSite.reading = this.#read(ofSite, now, this.#siteQuestion(site));
@@ -221,8 +222,8 @@ export class Totals {
   /** The numbers for a page, as far as they are known. */
   numbers(site: string, page: string): TotalNumbers {
     const key = pageKey(site, page);
-    const views = this.#page(key).stored;
-    const { total, visitors, today } = this.#site(site).stored ?? {};
+    const views = this.#pages.get(key).stored;
+    const { total, visitors, today } = this.#sites.get(site).stored ?? {};
     return {
       views: views === undefined ? undefined : views + this.#unstoredOf(key),
       total: total === undefined ? undefined : total + this.#unstoredOf(site),
@@ -245,14 +246,6 @@ export class Totals {
     this.#day = day;
     this.#forgetSecrets();
     for (const site of this.#sites.values()) site.expiresAt = 0;
-  }
-
-  #page(key: string): Cached<number> {
-    return cached(this.#pages, key);
-  }
-
-  #site(site: string): Cached<SiteTotals> {
-    return cached(this.#sites, site);
   }
 
   #unstoredOf(key: string): number {
@@ -342,12 +335,12 @@ export class Totals {
   async #countBatch(): Promise<number> {
     const { store, sites } = this.#options;
     const batch = this.#waiting.slice(0, BATCH);
-    for (const { day } of batch) await this.#secretOf(day);
+    for (const day of new Set(batch.map((waiting) => waiting.day))) await this.#secretOf(day);
     const entries = batch.map((waiting) => this.#entryOf(waiting));
     await store.countVisitors(entries, sites.unlisted);
     this.#waiting.splice(0, batch.length); // others may have come meanwhile, behind these
     for (const { site, done } of batch) {
-      this.#site(site).expiresAt = 0;
+      this.#sites.get(site).expiresAt = 0;
       done();
     }
     return batch.length;
@@ -370,10 +363,4 @@ export class Totals {
   }
 }
 
-function cached<Value extends object | number>(cache: LRUCache<string, Cached<Value>>, key: string): Cached<Value> {
-  const found = cache.get(key);
-  if (found !== undefined) return found;
-  const entry: Cached<Value> = { stored: undefined, expiresAt: 0, reading: undefined };
-  cache.set(key, entry);
-  return entry;
-}
+const unknown = <Value>(): Cached<Value> => ({ stored: undefined, expiresAt: 0, reading: undefined });
