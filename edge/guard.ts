@@ -9,6 +9,7 @@ import { devNull } from "node:os";
 import type { Context } from "hono";
 import ipaddr from "ipaddr.js";
 import { messageOf, MINUTE_MS } from "../engine/engine.ts";
+import { Memo } from "../shared/memo.ts";
 import { log } from "./log.ts";
 import { type AddressBlock, coarseAddress, limitBlocks, type LimitBlock } from "./names.ts";
 
@@ -177,6 +178,8 @@ export class Guard {
   readonly #idle = new Map<string, Block>();
   /** Block → when the ban ends. A table of its own, so that a flood of requests cannot push a ban out. */
   readonly #bans = new Map<string, number>();
+  /** One visitor's requests ask for the same blocks several times. Those of IPv6 take 4 µs to find. */
+  readonly #blocksOf = new Memo(limitBlocks, 1_000);
 
   /** @param now milliseconds that never decrease */
   constructor(limits: Limits, isOutOfFiles: () => boolean = () => false, now: () => number = () => performance.now()) {
@@ -196,14 +199,14 @@ export class Guard {
   /** Checks the temporary bans. They hold where visitors come in, so that a shared address can still look. */
   checkBan(key: string): Reason | undefined {
     if (this.#bans.size === 0) return undefined;
-    return limitBlocks(key).some(([block]) => this.#isBanned(block)) ? "address" : undefined;
+    return this.#blocksOf.get(key).some(({ name }) => this.#isBanned(name)) ? "address" : undefined;
   }
 
   /** Counts a token request. A block that asks for ten times its limit is banned for ten minutes. */
   checkTokenRequest(key: string): Reason | undefined {
     const { MAX_TOKENS_PER_IP } = this.#limits;
     let isOverLimit = false;
-    for (const [name, factor] of limitBlocks(key)) {
+    for (const { name, factor } of this.#blocksOf.get(key)) {
       const requests = (this.#block(name).tokenRequests += 1);
       if (requests > MAX_TOKENS_PER_IP * factor) isOverLimit = true;
       if (requests > MAX_TOKENS_PER_IP * factor * BAN_FACTOR) this.#ban(name, requests);
@@ -215,7 +218,7 @@ export class Guard {
   checkNewVisitor(key: string): Reason | undefined {
     const { MAX_VISITORS_PER_IP } = this.#limits;
     let isOverLimit = false;
-    for (const [name, factor] of limitBlocks(key)) {
+    for (const { name, factor } of this.#blocksOf.get(key)) {
       const visitors = (this.#block(name).newVisitors += 1);
       if (visitors > MAX_VISITORS_PER_IP * factor) isOverLimit = true;
     }
@@ -238,13 +241,13 @@ export class Guard {
     const places = connection.isObserver ? MAX_CONNECTIONS * FULL_FOR_OBSERVERS : MAX_CONNECTIONS;
     if (connection.ofAll >= places || this.#isOutOfFiles()) return "full";
     if (connection.ofVisitor >= MAX_PAGES_PER_VISITOR) return "visitor_pages";
-    const isFull = ([name, factor]: LimitBlock) =>
+    const isFull = ({ name, factor }: LimitBlock) =>
       (this.#connected.get(name)?.connections ?? 0) >= MAX_PAGES_PER_IP * factor;
-    return limitBlocks(key).some(isFull) ? "address_pages" : undefined;
+    return this.#blocksOf.get(key).some(isFull) ? "address_pages" : undefined;
   }
 
   connectionOpened(key: string): void {
-    for (const [name] of limitBlocks(key)) {
+    for (const { name } of this.#blocksOf.get(key)) {
       const block = this.#block(name);
       block.connections += 1;
       if (block.connections > 1) continue;
@@ -254,7 +257,7 @@ export class Guard {
   }
 
   connectionClosed(key: string): void {
-    for (const [name] of limitBlocks(key)) {
+    for (const { name } of this.#blocksOf.get(key)) {
       const block = this.#block(name);
       block.connections -= 1;
       if (block.connections > 0) continue;

@@ -177,20 +177,20 @@ const ipv6Block = (address: string, bits: number) =>
   `${ipaddr.IPv6.networkAddressFromCIDR(`${address}/${bits}`).toString()}/${bits}`;
 
 /** A block of addresses, and how many times the limit of one address all of them together have. */
-export type LimitBlock = readonly [key: string, factor: number];
+export interface LimitBlock {
+  readonly name: string;
+  readonly factor: number;
+}
 
 /**
  * The blocks that a `limitKey` is limited by. A provider gives its customer a /56 or a /48 of IPv6, which is 256 or
  * 65,536 times a /64; such a block has twice or four times the limit of a single address.
  */
 export function limitBlocks(key: string): readonly LimitBlock[] {
-  if (!key.includes(":")) return [[key, 1]];
+  const itself = { name: key, factor: 1 };
+  if (!key.includes(":")) return [itself];
   const address = key.replace("/64", "");
-  return [
-    [key, 1],
-    [ipv6Block(address, 56), 2],
-    [ipv6Block(address, 48), 4],
-  ];
+  return [itself, { name: ipv6Block(address, 56), factor: 2 }, { name: ipv6Block(address, 48), factor: 4 }];
 }
 
 /** The address of a limit for a log line: enough to see a pattern, too little to identify a household. */
