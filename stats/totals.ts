@@ -204,19 +204,9 @@ export class Totals {
   refresh(site: string, page: string, now: number): Promise<boolean> | undefined {
     const ofSite = this.#sites.get(site);
     const ofPage = this.#pages.get(pageKey(site, page));
-    const isFresh = (entry: Cached<unknown>) => now < entry.expiresAt && entry.reading === undefined;
-    return isFresh(ofSite) && isFresh(ofPage) ? undefined : this.#refresh(site, page, now);
-  }
-
-  async #refresh(site: string, page: string, now: number): Promise<boolean> {
-    const ofSite = this.#sites.get(site);
-    const ofPage = this.#pages.get(pageKey(site, page));
-    const areKnown = () => ofSite.stored !== undefined && ofPage.stored !== undefined;
-    const wereKnown = areKnown();
     if (now >= ofSite.expiresAt) ofSite.reading = this.#read(ofSite, now, this.#siteQuestion(site));
     if (now >= ofPage.expiresAt) ofPage.reading = this.#read(ofPage, now, this.#pageQuestion(site, page));
-    await Promise.all([ofSite.reading, ofPage.reading]);
-    return !wereKnown && areKnown();
+    return ofSite.reading === undefined && ofPage.reading === undefined ? undefined : whenKnown(ofSite, ofPage);
   }
 
   /** The numbers for a page, as far as they are known. */
@@ -361,6 +351,15 @@ export class Totals {
     if (this.#waiting.length > 0) return;
     for (const day of this.#secrets.keys()) if (day !== this.#day) this.#secrets.delete(day);
   }
+}
+
+/** @returns true when both are known after they were read, and were not before */
+async function whenKnown(ofSite: Cached<SiteTotals>, ofPage: Cached<number>): Promise<boolean> {
+  const areKnown = () => ofSite.stored !== undefined && ofPage.stored !== undefined;
+  const wereKnown = areKnown();
+  await ofSite.reading; // neither is ever rejected
+  await ofPage.reading;
+  return !wereKnown && areKnown();
 }
 
 const unknown = <Value>(): Cached<Value> => ({ stored: undefined, expiresAt: 0, reading: undefined });
