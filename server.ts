@@ -37,16 +37,17 @@
  * strangers send, and their refusal. `engine/` keeps what outlives the process, and `stats/` what owners look at afterwards.
  */
 
-import { existsSync } from "node:fs";
 import process from "node:process";
-import { type Context, type Handler, Hono, type MiddlewareHandler } from "hono";
-import { getCookie } from "hono/cookie";
+import { type Context, Hono } from "hono";
 import { isbot } from "isbot";
-import { LRUCache } from "lru-cache";
 import * as v from "valibot";
-import { createFileCheck, Guard, openFilesLimit, problem, type Reason, REFUSALS } from "./edge/guard.ts";
+import { announce, warnOfUnusedData } from "./edge/announce.ts";
+import { readBody } from "./edge/body.ts";
+import { allowAllOrigins, answerPreflight, crossOriginHeaders } from "./edge/cross-origin.ts";
+import { createFileCheck, Guard, openFilesLimit, operatorOnly, problem, type Reason, REFUSALS } from "./edge/guard.ts";
 import { createHints } from "./edge/hints.ts";
-import { droppedLines, flushLog, guarded, isTerminal, log, print, report } from "./edge/log.ts";
+import { createIdentify, OBSERVER, visitorCookie } from "./edge/identity.ts";
+import { droppedLines, flushLog, guarded, log, report } from "./edge/log.ts";
 import {
   AllowedSites,
   clientAddress,
@@ -55,40 +56,27 @@ import {
   isTooLong,
   isValidHost,
   limitKey,
+  memoOfHeaders,
   originOf,
   pageName,
-  ownOrigin,
   paramsOf,
-  queryOf,
-  refererUrl,
   tokenOf,
   userAgentOf,
-  webUrl,
 } from "./edge/names.ts";
-import { type Client, listen, PORTION_MS, type Socket, type SocketEvents } from "./edge/runtimes.ts";
-import { readSettings, type Settings } from "./edge/settings.ts";
-import { type Claims, hashVisitor, mintedOn, newNonce, newVisitor, Signer } from "./edge/tokens.ts";
-import { addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
-import {
-  type Cluster,
-  DAY_SECONDS,
-  type Engine,
-  type Member,
-  messageOf,
-  MINUTE_MS,
-  NotYetKnownError,
-  parseJson,
-  type SharedSettings,
-} from "./engine/engine.ts";
+import { addCheckRoute, addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
+import { createEmbedderLookup, createSiteQuestions, type EmbedderOf } from "./edge/request-site.ts";
+import { listen, PORTION_MS, type RequestEnv, type Socket, type SocketEvents } from "./edge/runtimes.ts";
+import { readSettings, type Settings, sharedSettings } from "./edge/settings.ts";
+import { type Claims, mintedOn, newNonce, Signer } from "./edge/tokens.ts";
+import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS, parseJson } from "./engine/engine.ts";
 import { inPortions } from "./engine/portions.ts";
-import { Memo } from "./shared/memo.ts";
-import { createCalendar, dateOf } from "./stats/calendar.ts";
+import { createCalendar } from "./shared/calendar.ts";
 import { type EngineOptions, readCommand, runCommand } from "./stats/command.ts";
 import { Journal, type View } from "./stats/journal.ts";
 import { RecordedSites } from "./stats/live.ts";
 import { createMetrics, type Metrics } from "./stats/metrics.ts";
 import { addPublicRoutes } from "./stats/public-routes.ts";
-import { addStatsRoutes, type SiteHandler } from "./stats/routes.ts";
+import { addStatsRoutes } from "./stats/routes.ts";
 import { type TotalNumbers, Totals } from "./stats/totals.ts";
 
 // ── 1. Rooms ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1014,17 +1002,8 @@ export class Connections implements SocketEvents<Connection> {
 // ── 3. Routes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 // Each refusal is a problem document (RFC 9457) that a page on another origin can read.
 
-type App = { Bindings: Client<Connection>; Variables: { readonly address: string; readonly addressKey: string } };
-type RequestContext = Context<App>;
+type App = RequestEnv<Connection>;
 type Refuse = (c: Context, reason: Reason, detail?: string) => Response;
-
-/** The origin of a request, and the site that it belongs to. No site: the origin is not allowed. */
-interface Embedder {
-  readonly origin: string;
-  readonly site: string | undefined;
-}
-
-type EmbedderOf = (c: RequestContext) => Embedder;
 
 export interface AppOptions {
   readonly settings: Settings;
@@ -1055,12 +1034,7 @@ const TokenRequest = v.pipe(
     again: v.optional(v.boolean()),
   }),
 );
-const MAX_BODY_BYTES = 4_096;
 const TOKEN_HEADERS = { "Content-Type": "application/json", "Cache-Control": "no-store" };
-/** Strangers choose headers, and choose them long: a thousand headers of the usual length are remembered. */
-const memoOfHeaders = <Value>(compute: (key: string) => Value) => new Memo(compute, 1_000, 400);
-const CACHED_HASH_VISITORS = 50_000;
-const COOKIE_SECONDS = 30 * DAY_SECONDS;
 const PRIVATE_PATH = /^\/(dashboard|metrics)/; // other sites must not read these with the operator's password
 
 /** Builds the routes. The `fetch` of the result wants a `Client` beside each request. */
@@ -1072,7 +1046,7 @@ export function createApp(options: AppOptions): Hono<App> {
     if (reason === "origin") hints.originRefused(originOf(c));
     return problem(c, reason, detail ?? hints.detailOf(c, reason));
   };
-  const forSite = createSiteQuestions(settings, allowedSites, connections, refuse);
+  const forSite = createSiteQuestions({ trustProxy: settings.TRUST_PROXY, allowedSites, connections, refuse });
   const embedderOf = createEmbedderLookup(allowedSites);
   const validHosts = memoOfHeaders(isValidHost);
   const app = new Hono<App>();
@@ -1111,7 +1085,7 @@ export function createApp(options: AppOptions): Hono<App> {
     titleOf: (reason) => REFUSALS[reason as Reason][1],
   });
   addOwnPages(app, assets, settings.TRUST_PROXY);
-  addCheckRoute(app, options);
+  addCheckRoute(app, settings, allowedSites);
   addHealthRoutes(app, connections, journal, refuse);
   app.options("*", answerPreflight);
   app.notFound((c) => refuse(c, "unknown"));
@@ -1133,55 +1107,8 @@ function addHealthRoutes(app: Hono<App>, connections: Connections, journal: Jour
   });
 }
 
-function answerPreflight(c: Context): Response {
-  c.header("Access-Control-Allow-Methods", "GET, POST");
-  c.header("Access-Control-Max-Age", "86400");
-  return c.body(null, 204);
-}
-
 const refuseOrigin = (c: Context, refuse: Refuse) =>
   refuse(c, "origin", `${originOf(c) || "A request without Origin"} is not one of the SITES of this service`);
-
-/** Returns a function that finds the embedder of a request. Results are cached by Origin and Host. */
-function createEmbedderLookup(allowedSites: AllowedSites): EmbedderOf {
-  const embedders = memoOfHeaders((key): Embedder => {
-    const [header, host = ""] = key.split("\n");
-    const origin = webUrl(header);
-    return { origin: origin?.origin ?? "", site: allowedSites.byOrigin(origin, host) };
-  });
-  return (c) => embedders.get(`${originOf(c)}\n${hostOf(c)}`); // no header can contain a line break
-}
-
-/**
- * Returns a wrapper for handlers that answer for one site, or for one page of it. The site is the one that the query
- * names, else the site of the asking page, else the service's own.
- */
-function createSiteQuestions(settings: Settings, allowedSites: AllowedSites, connections: Connections, refuse: Refuse) {
-  const siteOfService = (c: Context, host: string) =>
-    allowedSites.byOrigin(webUrl(ownOrigin(c, settings.TRUST_PROXY)), host) ?? host;
-  return (answer: SiteHandler): Handler =>
-    async (c) => {
-      const name = queryOf(c, "site");
-      const rawPage = queryOf(c, "page");
-      if (name === undefined) c.header("Vary", "Referer");
-      const host = hostOf(c);
-      const asking = webUrl(c.req.header("origin")) ?? refererUrl(c.req.header("referer"));
-      const site =
-        name === undefined
-          ? (allowedSites.byOrigin(asking, host) ?? siteOfService(c, host))
-          : allowedSites.byName(name, host);
-      if (site === undefined) return refuse(c, "site");
-      const page = rawPage === undefined ? undefined : pageName(rawPage);
-      if (page === undefined && rawPage !== undefined) return refuse(c, "page");
-      try {
-        return await answer(c, site, page);
-      } catch (error) {
-        const isExpected = connections.stale || error instanceof NotYetKnownError; // that the engine is away was reported
-        if (!isExpected) report(error);
-        return refuse(c, "numbers");
-      }
-    };
-}
 
 /** `POST /token`: weighs a visitor and hands out a ticket for the socket. */
 function addTokenRoute(
@@ -1190,9 +1117,9 @@ function addTokenRoute(
   embedderOf: EmbedderOf,
   refuse: Refuse,
 ): void {
-  const identify = createIdentify(settings, signer, engine, today);
+  const identify = createIdentify({ settings, signer, secrets: engine, today });
   const bots = memoOfHeaders((userAgent) => isbot(userAgent));
-  const isCrawler = (c: RequestContext) => bots.get(userAgentOf(c));
+  const isCrawler = (c: Context) => bots.get(userAgentOf(c));
 
   app.post("/token", async (c) => {
     const addressKey = c.get("addressKey");
@@ -1208,7 +1135,7 @@ function addTokenRoute(
     const { page: rawPage = "/", visitor: stored, observe = false, again = false } = body.output;
     const page = pageName(rawPage);
     if (page === undefined) return refuse(c, "page");
-    const { visitor, isNew, signed } = observe ? OBSERVER : await identify(c, site, stored);
+    const { visitor, isNew, signed } = observe ? OBSERVER : await identify(c, c.get("address"), site, stored);
     const refused =
       (isNew ? guard.checkNewVisitor(addressKey) : undefined) ?? connections.refusal(site, visitor, addressKey);
     if (refused !== undefined) return refuse(c, refused);
@@ -1252,119 +1179,6 @@ function addSocketRoute(
     return response;
   });
 }
-
-/** The body as text; undefined when it is longer than MAX_BODY_BYTES. One that states its length is not read as a stream. */
-async function readBody(request: Request): Promise<string | undefined> {
-  const length = request.headers.get("content-length");
-  const isStream = length === null || request.headers.has("transfer-encoding"); // which overrides the length
-  if (!isStream) return Number(length) <= MAX_BODY_BYTES ? request.text() : undefined;
-  const chunks: Uint8Array[] = [];
-  let size = 0;
-  for await (const chunk of request.body ?? []) {
-    size += chunk.length;
-    if (size > MAX_BODY_BYTES) return undefined; // and the rest is not read
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
-}
-
-/** Who asks for a token. */
-interface Asker {
-  /** "" for an observer. */
-  readonly visitor: string;
-  readonly isNew: boolean;
-  /** The signed id, which the browser keeps; undefined when it keeps none. */
-  readonly signed: string | undefined;
-}
-
-const OBSERVER: Asker = { visitor: "", isNew: false, signed: undefined };
-
-/** Returns a function that tells who asks: the visitor of the cookie, of the page's storage, of the hash, or a new one. */
-function createIdentify(settings: Settings, signer: Signer, engine: Engine, today: () => number) {
-  let salt = { day: "", value: "" };
-  const seen = new LRUCache<string, true>({ max: CACHED_HASH_VISITORS });
-  return async (c: RequestContext, site: string, stored: string | undefined): Promise<Asker> => {
-    if (settings.IDENTITY === "hash") {
-      const day = dateOf(today());
-      if (salt.day !== day) {
-        salt = { day, value: await engine.secret("salt", day) };
-        seen.clear();
-      }
-      const visitor = hashVisitor(salt.value, site, c.get("address"), c.req.header("user-agent") ?? "");
-      const isNew = !seen.has(visitor);
-      seen.set(visitor, true);
-      return { visitor, isNew, signed: undefined };
-    }
-    const cookie = getCookie(c, cookieName(site, isSecure(c, settings.TRUST_PROXY)));
-    for (const signed of [cookie, stored]) {
-      const visitor = signer.readVisitor(site, signed);
-      if (visitor !== undefined) return { visitor, isNew: false, signed };
-    }
-    const visitor = newVisitor(today());
-    return { visitor, isNew: true, signed: signer.signVisitor(site, visitor) };
-  };
-}
-
-const COOKIE_ATTRIBUTES = `Max-Age=${COOKIE_SECONDS}; Path=/; HttpOnly`;
-
-/** Browsers take a third-party cookie only when it is `Secure` and `Partitioned`. Plain http allows neither. */
-const visitorCookie = (site: string, signed: string, secure: boolean) =>
-  `${cookieName(site, secure)}=${signed}; ${COOKIE_ATTRIBUTES}; ${secure ? "Secure; SameSite=None; Partitioned" : "SameSite=Lax"}`;
-
-/** One cookie per site, so that nobody is followed from one site to another. The prefix `__Host-` needs https. */
-const cookieName = (site: string, secure: boolean) =>
-  `${secure ? "__Host-" : ""}headcount-${site.replace(/[^\w-]/g, "_")}`;
-
-/** Lets only the operator pass. */
-function operatorOnly(guard: Guard, password: string, refuse: Refuse): MiddlewareHandler {
-  const authorization = `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
-  return async (c, next) => {
-    const given = c.req.header("authorization");
-    const reason = guard.checkPassword(c.get("addressKey"), given, authorization);
-    if (reason === undefined) return next();
-    return given === undefined ? problem(c, reason) : refuse(c, reason); // every browser asks without one first
-  };
-}
-
-/**
- * `GET /check/request`: what the service sees of a request. The page /check compares it with what the browser sees. A
- * foreign page is told only whether a site is allowed, and nothing about its reader.
- */
-function addCheckRoute(app: Hono<App>, { settings, allowedSites }: AppOptions): void {
-  app.get("/check/request", (c) => {
-    const asked = queryOf(c, "site") ?? "";
-    const host = hostOf(c);
-    const site = allowedSites.byName(asked, host) ?? allowedSites.byOrigin(webUrl(asked), host);
-    const asking = c.req.header("origin"); // which every foreign page sends
-    if (asking !== undefined && asking !== ownOrigin(c, settings.TRUST_PROXY)) return c.json({ site });
-    return c.json({
-      address: c.get("address"),
-      socketAddress: c.env.address,
-      forwardedFor: c.req.header("x-forwarded-for"),
-      forwardedProto: c.req.header("x-forwarded-proto"),
-      trustProxy: settings.TRUST_PROXY,
-      heartbeatSeconds: settings.HEARTBEAT_SECONDS,
-      identity: settings.IDENTITY,
-      host,
-      site,
-    });
-  });
-}
-
-/** Lets every page read the answer: public answers are for everybody, and a page must be able to read a refusal. */
-function allowAllOrigins(c: Context): void {
-  const { headers } = c.res;
-  if (headers.has("Access-Control-Allow-Origin")) return; // a route that is asked often answers with them
-  for (const [name, value] of Object.entries(crossOriginHeaders(c))) headers.append(name, value);
-}
-
-const crossOriginHeaders = (c: Context) => ({
-  "Access-Control-Allow-Origin": c.req.header("origin") ?? "*",
-  "Access-Control-Allow-Credentials": "true",
-  "Access-Control-Expose-Headers": "Retry-After",
-  "Cross-Origin-Resource-Policy": "cross-origin", // for pages with COEP
-  Vary: "Origin",
-});
 
 // ── 4. Service ───────────────────────────────────────────────────────────────────────────────────────────────────────
 // How the parts are put together. `main` and the tests use the same function.
@@ -1435,19 +1249,6 @@ export async function createService(options: ServiceOptions): Promise<Service> {
   return { ...parts, app: createApp(parts) };
 }
 
-/** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */
-function sharedSettings(settings: Settings, { names }: AllowedSites, signer: Signer): SharedSettings {
-  const { GRACE_SECONDS, TOKEN_TTL_SECONDS, IDENTITY, TZ } = settings;
-  return {
-    SECRET: signer.fingerprint,
-    SITES: [...names].toSorted().join(" "),
-    GRACE_SECONDS: String(GRACE_SECONDS),
-    TOKEN_TTL_SECONDS: String(TOKEN_TTL_SECONDS),
-    IDENTITY,
-    TZ,
-  };
-}
-
 /**
  * Counts the visitors who were online before a restart, and starts the timers.
  * @returns a function that stops the service: it hands over, sends all pages away, and writes everything
@@ -1464,16 +1265,6 @@ export async function startService({ engine, signer, rooms, connections }: Servi
   };
 }
 
-/** Numbers that an engine does not use are easily taken for lost ones. */
-function warnOfUnusedData({ REDIS_URL, DATA }: Settings): void {
-  const file = `${DATA}/headcount.db`;
-  if (REDIS_URL === undefined || !existsSync(file)) return;
-  log("warn", "DATA holds numbers that are not used, because REDIS_URL is set", {
-    file,
-    advice: "to move them, run headcount export without REDIS_URL, and headcount import with it (docs/operate.md)",
-  });
-}
-
 /** Loads the engine that the settings ask for, and only that one. */
 export async function openEngine(settings: Settings, more: Partial<EngineOptions> = {}): Promise<Engine> {
   const options = { tokenTtlMs: settings.TOKEN_TTL_SECONDS * 1_000, log, ...more };
@@ -1483,21 +1274,6 @@ export async function openEngine(settings: Settings, more: Partial<EngineOptions
   }
   const { RedisEngine } = await import("./engine/redis.ts");
   return RedisEngine.open(settings.REDIS_URL, options);
-}
-
-/** Tells where the service is and what to paste. On a terminal, the snippet can be copied from there. */
-function announce({ settings, version, password }: Service, port: number): void {
-  const { HOST, SITES, ADMIN_PASSWORD } = settings;
-  const host = HOST === "0.0.0.0" || HOST === "::" ? "localhost" : HOST.includes(":") ? `[${HOST}]` : HOST;
-  const url = `http://${host}:${port}/`;
-  const snippet = `<span data-headcount>–</span> online now\n<script async src="${url}widget.js"></script>`;
-  const credentials = ADMIN_PASSWORD === undefined ? { user: "admin", password } : {};
-  if (SITES === undefined)
-    log("info", "SITES is not set: only pages on this machine are counted (SITES=example.com opens it)");
-  if (!isTerminal()) return log("info", "ready", { url, version, snippet, ...credentials });
-  const generated = ADMIN_PASSWORD === undefined ? ` (user admin, password ${password})` : "";
-  print(`\nHeadcount ${version} is ready: ${url}\n\nPaste this into your pages:\n\n${snippet}\n`);
-  print(`Dashboard: ${url}dashboard${generated}`);
 }
 
 const untilSignal = (...signals: NodeJS.Signals[]) =>
@@ -1540,7 +1316,7 @@ async function runService(): Promise<void> {
   const service = await createService({ settings, engine, assets: readAssets(), version: readVersion(), openFiles });
   const port = openPort(service); // first: a node that cannot listen must not take over
   const stop = await startService(service);
-  announce(service, port);
+  announce(settings, port, service.version, service.password);
   await untilSignal("SIGINT", "SIGTERM", "SIGHUP");
   log("info", "stopping", { pages: service.connections.size });
   await stop();

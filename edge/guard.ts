@@ -6,7 +6,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { closeSync, openSync, readFileSync } from "node:fs";
 import { devNull } from "node:os";
-import type { Context } from "hono";
+import type { Context, MiddlewareHandler } from "hono";
 import ipaddr from "ipaddr.js";
 import { messageOf, MINUTE_MS } from "../engine/engine.ts";
 import { Memo } from "../shared/memo.ts";
@@ -322,3 +322,18 @@ function putLast<Value>(table: Map<string, Value>, key: string, value: Value, ma
 }
 
 const sha256 = (text: string) => createHash("sha256").update(text).digest();
+
+/** Lets only the operator pass. */
+export function operatorOnly(
+  guard: Guard,
+  password: string,
+  refuse: (c: Context, reason: Reason) => Response,
+): MiddlewareHandler {
+  const authorization = `Basic ${Buffer.from(`admin:${password}`).toString("base64")}`;
+  return async (c, next) => {
+    const given = c.req.header("authorization");
+    const reason = guard.checkPassword(c.get("addressKey"), given, authorization);
+    if (reason === undefined) return next();
+    return given === undefined ? problem(c, reason) : refuse(c, reason); // every browser asks without one first
+  };
+}

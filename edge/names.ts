@@ -6,6 +6,7 @@ import { URL, URLSearchParams } from "node:url";
 import type { Context } from "hono";
 import ipaddr from "ipaddr.js";
 import { canBeName } from "../engine/engine.ts";
+import { Memo } from "../shared/memo.ts";
 import { siteEntry, type WebOrigin } from "../shared/site-entry.ts";
 
 /** One entry of SITES. All origins that match the entry are counted together, under its name. */
@@ -201,6 +202,9 @@ export const coarseAddress = (key: string): string =>
 
 const MAX_HEADER_LENGTH = 1_000; // the rest of a longer Origin or User-Agent is ignored
 const MAX_URL_LENGTH = 16_384; // a page name of 1,024 characters has up to 9,216 characters when each is escaped
+
+/** Strangers choose headers, and choose them long: a thousand headers of the usual length are remembered. */
+export const memoOfHeaders = <Value>(compute: (key: string) => Value) => new Memo(compute, 1_000, 400);
 
 /** Bun refuses longer heads by itself. */
 export const isTooLong = (url: string): boolean => url.length > MAX_URL_LENGTH;

@@ -7,7 +7,9 @@ import { brotliCompressSync, gzipSync } from "node:zlib";
 import type { Context, Env, Handler, Hono } from "hono";
 import { parseAccept } from "hono/utils/accept";
 import { escapeMarkup } from "../shared/markup.ts";
-import { ownOrigin } from "./names.ts";
+import { type AllowedSites, hostOf, ownOrigin, queryOf, webUrl } from "./names.ts";
+import type { RequestEnv } from "./runtimes.ts";
+import type { Settings } from "./settings.ts";
 
 /** The languages of the pages, by the subtag that browsers ask for. */
 export const LANGUAGES = ["en", "zh"] as const;
@@ -120,4 +122,33 @@ export function addOwnPages<E extends Env>(app: Hono<E>, assets: Assets, trustPr
     const html = document(name, "../");
     app.get(`/docs/${basename(name)}`, (c) => send(c, html));
   }
+}
+
+/**
+ * `GET /check/request`: what the service sees of a request. The page /check compares it with what the browser sees. A
+ * foreign page is told only whether a site is allowed, and nothing about its reader.
+ */
+export function addCheckRoute<Connection>(
+  app: Hono<RequestEnv<Connection>>,
+  settings: Settings,
+  allowedSites: AllowedSites,
+): void {
+  app.get("/check/request", (c) => {
+    const asked = queryOf(c, "site") ?? "";
+    const host = hostOf(c);
+    const site = allowedSites.byName(asked, host) ?? allowedSites.byOrigin(webUrl(asked), host);
+    const asking = c.req.header("origin"); // which every foreign page sends
+    if (asking !== undefined && asking !== ownOrigin(c, settings.TRUST_PROXY)) return c.json({ site });
+    return c.json({
+      address: c.get("address"),
+      socketAddress: c.env.address,
+      forwardedFor: c.req.header("x-forwarded-for"),
+      forwardedProto: c.req.header("x-forwarded-proto"),
+      trustProxy: settings.TRUST_PROXY,
+      heartbeatSeconds: settings.HEARTBEAT_SECONDS,
+      identity: settings.IDENTITY,
+      host,
+      site,
+    });
+  });
 }

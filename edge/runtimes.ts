@@ -23,6 +23,16 @@ export interface Client<Connection> {
   upgrade(connection: Connection): Response | undefined;
 }
 
+/** What routes find beside a request: the client, and its address as the settings of proxies say. */
+export interface RequestEnv<Connection> {
+  Bindings: Client<Connection>;
+  Variables: {
+    readonly address: string;
+    /** What the limits of the address are counted by. */
+    readonly addressKey: string;
+  };
+}
+
 /** Is told what happens to sockets. Each socket belongs to the connection that `upgrade` was called with. */
 export interface SocketEvents<Connection> {
   opened(connection: Connection, socket: Socket): void;

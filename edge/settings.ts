@@ -1,7 +1,9 @@
 /** The settings: the environment, read once at the start. All wrong settings are reported together, and nothing starts. */
 
 import * as v from "valibot";
-import { parseBlock, parseSite } from "./names.ts";
+import type { SharedSettings } from "../engine/engine.ts";
+import { type AllowedSites, parseBlock, parseSite } from "./names.ts";
+import type { Signer } from "./tokens.ts";
 
 const integer = (min: number, max: number, what = "a number") => {
   const expected = `${what} (${min}–${max})`;
@@ -95,3 +97,16 @@ export function readSettings(environment: Record<string, string | undefined>, ma
 /** A value as it may stand in a log: quoted and escaped. Of a secret only the length is told. */
 const quoted = (name: string, value = "") =>
   /SECRET|PASSWORD|URL/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
+
+/** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */
+export function sharedSettings(settings: Settings, { names }: AllowedSites, { fingerprint }: Signer): SharedSettings {
+  const { GRACE_SECONDS, TOKEN_TTL_SECONDS, IDENTITY, TZ } = settings;
+  return {
+    SECRET: fingerprint,
+    SITES: [...names].toSorted().join(" "),
+    GRACE_SECONDS: String(GRACE_SECONDS),
+    TOKEN_TTL_SECONDS: String(TOKEN_TTL_SECONDS),
+    IDENTITY,
+    TZ,
+  };
+}

@@ -5,7 +5,7 @@ import { setImmediate } from "node:timers/promises";
 import type { Context, Env, Handler, Hono, MiddlewareHandler } from "hono";
 import { LRUCache } from "lru-cache";
 import { DAY_MINUTES, type Engine, HISTORY_DAYS, MINUTE_MS, type StatsStore } from "../engine/engine.ts";
-import { dateOf } from "./calendar.ts";
+import { dateOf } from "../shared/calendar.ts";
 import type { Journal } from "./journal.ts";
 import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES, onlineCount } from "./live.ts";
 import { type Metrics, METRICS_CONTENT_TYPE, runtimeName } from "./metrics.ts";

@@ -3,7 +3,7 @@ import { setImmediate } from "node:timers/promises";
 import * as fc from "fast-check";
 import { MAX_UNLISTED_SITES, type TotalsStore } from "../../engine/engine.ts";
 import { isTimeZone } from "../../edge/settings.ts";
-import { createCalendar, dateOf } from "../../stats/calendar.ts";
+import { createCalendar, dateOf } from "../../shared/calendar.ts";
 import { RecordedSites } from "../../stats/live.ts";
 import { Totals } from "../../stats/totals.ts";
 import { sqlite } from "../support/unit.ts";
