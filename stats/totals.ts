@@ -20,6 +20,7 @@ import {
   type ViewSum,
   type VisitorEntry,
 } from "../engine/engine.ts";
+import { NumberSet } from "../engine/number-set.ts";
 import { Memo } from "../shared/memo.ts";
 import type { RecordedSites } from "./live.ts";
 
@@ -103,8 +104,8 @@ export class Totals {
   #writing = 0;
   #written = 0;
   #nextWritten = Promise.withResolvers<void>();
-  /** Visitors whom the engine has counted today, or is about to. No two sites have a visitor id in common. */
-  readonly #seenToday = new Set<string>();
+  /** Hashes of the visitors whom the engine has counted today, or is about to. No two sites have a visitor id in common. */
+  readonly #seenToday = new NumberSet();
   /** The keys of the hashes, by day: that of today, and those of earlier days while visitors of these days wait. */
   readonly #secrets = new Map<number, string>();
   #waiting: WaitingVisitor[] = [];
@@ -143,9 +144,10 @@ export class Totals {
   countVisitor(site: string, visitor: string): Promise<void> | undefined {
     if (!this.#options.sites.admit(site)) return undefined;
     const { day } = this;
-    if (this.#seenToday.has(visitor) || this.#waiting.length >= MAX_WAITING) return undefined; // the next page tries again
+    const hash = hashOf(visitor);
+    if (this.#seenToday.has(hash) || this.#waiting.length >= MAX_WAITING) return undefined; // the next page tries again
     if (this.#seenToday.size >= MAX_SEEN) this.#seenToday.clear(); // the engine knows them, and counts nobody twice
-    this.#seenToday.add(visitor);
+    this.#seenToday.add(hash);
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiting.push({ site, visitor, day, done: resolve });
     void this.countWaiting();
@@ -351,6 +353,21 @@ export class Totals {
     if (this.#waiting.length > 0) return;
     for (const day of this.#secrets.keys()) if (day !== this.#day) this.#secrets.delete(day);
   }
+}
+
+/**
+ * 48 bits of a visitor id, by two hashes of its characters (FNV-1a and the one of Java). Ids are random: beside MAX_SEEN others,
+ * one visitor in three billion has the hash of another one, and is not counted.
+ */
+function hashOf(visitor: string): number {
+  let low = 0x811c9dc5;
+  let high = 0;
+  for (let at = 0; at < visitor.length; at += 1) {
+    const code = visitor.charCodeAt(at);
+    low = Math.imul(low ^ code, 0x01000193);
+    high = (Math.imul(high, 31) + code) | 0;
+  }
+  return (low >>> 0) + (high >>> 16) * 2 ** 32;
 }
 
 /** @returns true when both are known after they were read, and were not before */
