@@ -82,7 +82,7 @@ export class TotalsNode {
     };
     const engine = await RedisEngine.open(cable.url, { tokenTtlMs: 30_000, log, leaseMs: LEASE_MS });
     const node = new TotalsNode(cable, engine, awareness, day);
-    await node.totals.countWaiting();
+    await until("Redis has given the key of the day", () => node.record(), HEAL_MS);
     return node;
   }
 
