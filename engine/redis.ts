@@ -170,15 +170,16 @@ class Secrets implements SecretStore {
   }
 
   /**
-   * The secret for the case that Redis has none. The next salt is made from the last one: so all nodes have the same
-   * salt while Redis is away, and nobody can compute the last salt from the next one. The visitors of a day can wait.
+   * The secret for the case that Redis has none. The next one of a kind is made from the last one: so all nodes have the same
+   * salt while Redis is away, and nobody can compute the last salt from the next one. The visitors of a day can wait, but a
+   * node may ask for the key of the day when Redis has lost it, and before the other nodes have put it back.
    */
   #propose(kind: SecretKind, name: string, last: Secret | undefined): Secret {
     const key = secretKey(this.#options.prefix, kind, name);
     const ttlSeconds = ttlOfSecret(kind);
     if (last?.key === key) return last;
     if (this.#dayBefore?.secret.key === key) return this.#dayBefore.secret;
-    const value = last === undefined || kind === "day" ? newSecret() : sha256(last.value + name);
+    const value = last === undefined ? newSecret() : sha256(last.value + name);
     return { key, name, ttlSeconds, value };
   }
 

@@ -159,9 +159,7 @@ export class Totals {
    * new day before anybody comes, so all nodes have the same one when the engine goes away or loses it.
    */
   countWaiting(): Promise<void> {
-    this.#counting ??= this.#countInTurns().finally(() => {
-      this.#counting = undefined;
-    });
+    this.#counting ??= this.#countInTurns();
     return this.#counting;
   }
 
@@ -313,6 +311,8 @@ export class Totals {
     } catch (error) {
       this.#noteFailure(error);
       for (const { done } of this.#waiting) done(); // nobody waits for an engine that is away
+    } finally {
+      this.#counting = undefined; // here and not later: whoever comes after the last look at the queue begins the next turn
     }
   }
 

@@ -86,6 +86,18 @@ suite("redis engine", ["redis-server"], () => {
     await Promise.all([engine.close(), late.close()]);
   });
 
+  test("redis: a node that was cut off over midnight has the key of the others, also when Redis has lost it", async () => {
+    const redis = await RedisServer.start();
+    const [one, late] = await Promise.all([0, 1].map(() => RedisEngine.open(redis.url, options)));
+    const yesterday = await Promise.all([one!, late!].map((engine) => engine.secret("day", "20345")));
+    const today = await one!.secret("day", "20346");
+    await redis.client.flushall();
+    expect(await late!.secret("day", "20346")).toBe(today);
+    expect(new Set([...yesterday, today]).size).toBe(2);
+    await Promise.all([one!.close(), late!.close()]);
+    await redis.stop();
+  });
+
   test("redis: while Redis is away, all nodes make the same next salt from the last one", async () => {
     const redis = await RedisServer.start();
     const engines = await Promise.all([0, 1].map(() => RedisEngine.open(redis.url, options)));

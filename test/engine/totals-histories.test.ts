@@ -5,6 +5,7 @@
  */
 import { afterAll, expect, test } from "bun:test";
 import * as fc from "fast-check";
+import { messageOf } from "../../engine/engine.ts";
 import { suite } from "../support/needs.ts";
 import { endRedis, RedisServer } from "../support/redis.ts";
 import { until } from "../support/waiting.ts";
@@ -63,7 +64,7 @@ async function run(
 async function isExact(history: TotalsHistory): Promise<void> {
   let differences: unknown[] = [];
   const check = async () => {
-    differences = await history.differences(isDifferent);
+    differences = await history.differences(isDifferent).catch((error: unknown) => [messageOf(error)]);
     return differences.length === 0;
   };
   await until("all numbers are exact", check, QUIET_MS).catch(() => expect(differences).toEqual([]));

@@ -82,7 +82,7 @@ export class TotalsNode {
     };
     const engine = await RedisEngine.open(cable.url, { tokenTtlMs: 30_000, log, leaseMs: LEASE_MS });
     const node = new TotalsNode(cable, engine, awareness, day);
-    await node.totals.countWaiting();
+    await until("Redis has given the key of the day", () => node.record(), HEAL_MS);
     return node;
   }
 
@@ -96,14 +96,15 @@ export class TotalsNode {
     this.totals.countView(SITE, page);
   }
 
-  /** What happens every 5 s. True when Redis took it. */
+  /** What happens every 5 s. True when Redis took the views, and all visitors who waited. */
   async record(): Promise<boolean> {
     const views = this.totals.takeViews();
     try {
       await this.#engine.record({ readings: [], peaks: [], views });
       this.totals.viewsStored(views);
-      await this.totals.countWaiting();
-      return true;
+      const { failures } = this.totals;
+      await this.totals.countWaiting(); // never rejects
+      return this.totals.failures === failures;
     } catch {
       this.totals.giveBackViews(views);
       return false;

@@ -212,6 +212,22 @@ describe("totals", () => {
     expect(await numbers()).toMatchObject({ visitors: 2, today: 3 });
   });
 
+  test("a visitor who comes in the moment in which a batch ends is counted at once, as everybody is", async () => {
+    for (let turns = 0; turns < 40; turns += 1) {
+      const batches: (() => void)[] = [];
+      const store = storeOf(sqlite(), { countVisitors: () => new Promise((resolve) => batches.push(resolve)) });
+      const { totals } = setUp(undefined, store);
+      void totals.countVisitor(SITE, "ann-100");
+      while (batches.length < 1) await setImmediate();
+      batches[0]!();
+      for (let turn = 0; turn < turns; turn += 1) await Promise.resolve();
+      void totals.countVisitor(SITE, "ben-100");
+      for (let turn = 0; turn < 20 && batches.length < 2; turn += 1) await setImmediate();
+      expect({ turns, batches: batches.length }).toEqual({ turns, batches: 2 });
+      batches[1]!();
+    }
+  });
+
   test("sites that a Host header invents are counted in small number", async () => {
     const { totals, record, engine } = setUp();
     for (let i = 0; i < 300; i += 1) totals.countView(`invented${i}.example`, "/");
