@@ -79,7 +79,7 @@ interface Question<Value> {
 
 const CACHE_MS = 5_000; // other nodes count as well
 const MAX_PAGES = 50_000;
-const MAX_SITES = 1_000;
+const MAX_SITES = 10_000;
 const MAX_SEEN = 100_000; // visitors of today who need no look into the engine
 const MAX_WAITING = 50_000; // visitors who wait for an engine that is away
 const BATCH = 500; // about 5 ms of the engine
