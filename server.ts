@@ -533,12 +533,12 @@ export interface ConnectionsOptions {
   readonly clock?: Clock;
 }
 
-/** A frame that is being sent to an audience. */
+/** A frame that is on its way to an audience. */
 interface Broadcast {
   readonly audience: readonly Viewer[];
   readonly frame: string;
   readonly changedAt: number;
-  /** So many connections at the start of the audience have not got the frame. */
+  /** How many connections, from the start of the audience on, have not got the frame yet. */
   left: number;
 }
 
