@@ -11,7 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sleep } from "./support/waiting.ts";
 
-/** Measured on two cores: with fewer they are idle at times, with more they are so busy that tests run out of time. */
+/** With so many, two cores are busy, but not so busy that tests run out of time. */
 const FILES_AT_ONCE = 6;
 const CLEANING_MS = 10_000;
 
