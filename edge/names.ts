@@ -225,7 +225,10 @@ export const userAgentOf = (c: Context): string => c.req.header("user-agent")?.s
 
 /** Whether the browser used https. Only a trusted proxy can tell. @param trustProxy how many proxies are trusted */
 export const isSecure = (c: Context, trustProxy: number): boolean =>
-  trustProxy > 0 && c.req.header("x-forwarded-proto")?.split(",").at(-1)?.trim() === "https";
+  trustProxy > 0 && lastEntry(c.req.header("x-forwarded-proto") ?? "") === "https";
+
+/** The last entry of a list, which the nearest proxy wrote. Clients may have written thousands of others before it. */
+const lastEntry = (list: string): string => list.slice(list.lastIndexOf(",") + 1).trim();
 
 /** The origin under which the browser sees this service. */
 export const ownOrigin = (c: Context, trustProxy: number): string =>

@@ -56,6 +56,12 @@ const opened = (open: () => Promise<unknown>): Promise<Page> =>
 
 const seconds = (count: number): Promise<void> => sleep(count * 1000);
 
+/** How many seconds have passed. On a busy machine a reader reads for longer than the test meant to wait. */
+function stopwatch(): () => number {
+  const began = performance.now();
+  return () => (performance.now() - began) / 1000;
+}
+
 const visibility = (page: Page): Promise<string> => page.evaluate("document.visibilityState");
 
 /** As a reader does it; nothing else tells the page. */
@@ -122,6 +128,14 @@ function readers(runtime: Runtime): void {
 
   test("a reader who is active for 20 s of 60 s has read for 20 s", async () => {
     const page = await visit("/numbers");
+    await page.evaluate(`{
+      let from = performance.now();
+      globalThis.seenMs = 0;
+      document.addEventListener("visibilitychange", () => {
+        if (document.hidden) seenMs += performance.now() - from;
+        else from = performance.now();
+      });
+    }`);
     await seconds(8);
     await minimize(page, "minimized");
     await seconds(30);
@@ -129,11 +143,12 @@ function readers(runtime: Runtime): void {
     await seconds(12);
     await minimize(page, "minimized");
     await seconds(10);
+    const read = (await page.evaluate<number>("seenMs")) / 1000; // on a busy machine windows take their time
     await page.close();
-    await expectSeconds({ "/numbers": 20 });
+    await expectSeconds({ "/numbers": read });
     const { views, median } = await reading("/numbers");
     expect(views).toBe(1);
-    expect(Math.abs(median - 20)).toBeLessThanOrEqual(3); // within 10 %, of 20 ± 1
+    expect(Math.abs(median - read)).toBeLessThanOrEqual(3); // within 10 %, of 20 ± 1
   });
 
   test("an idle reader reads on for 60 s after the last input, and no longer", async () => {
@@ -154,37 +169,47 @@ function readers(runtime: Runtime): void {
     await expectSeconds({ "/before/tab": 0 });
     expect((await reading("/before/tab")).views).toBe(1);
     await behind.bringToFront();
+    const inFront = stopwatch();
     await seconds(10);
     await behind.close();
-    await expectSeconds({ "/before/tab": 10 });
+    const read = inFront();
+    await expectSeconds({ "/before/tab": read });
     await front.close();
   });
 
   test("of two tabs of a visitor, the one in front is read", async () => {
     const one = await visit("/one");
+    const first = stopwatch();
     await seconds(10);
+    const secondsFirst = first();
     const other = await follow(one);
+    const second = stopwatch();
     expect([await visibility(one), await visibility(other)]).toEqual(["hidden", "visible"]);
     const { service } = await site();
     expect((await ask(service.url, "GET /count?site=localhost")).json.site).toBe(1);
     await seconds(15);
     await one.bringToFront();
+    const [secondsSecond, third] = [second(), stopwatch()];
     expect([await visibility(one), await visibility(other)]).toEqual(["visible", "hidden"]);
     await seconds(10);
     await Promise.all([one.close(), other.close()]);
-    await expectSeconds({ "/one": 20, "/one/tab": 15 });
+    const secondsOne = secondsFirst + third();
+    await expectSeconds({ "/one": secondsOne, "/one/tab": secondsSecond });
   });
 
   test("pushState ends the view of one page and begins the next one's, seen or hidden", async () => {
     const page = await visit("/spa/one");
+    const one = stopwatch();
     await seconds(10);
     await page.evaluate("history.pushState(null, '', '/spa/two')");
+    const [secondsOne, two] = [one(), stopwatch()];
     await seconds(20);
     await minimize(page, "minimized");
+    const secondsTwo = two();
     await page.evaluate("history.pushState(null, '', '/spa/hidden')");
     await seconds(5);
     await page.close();
-    await expectSeconds({ "/spa/one": 10, "/spa/two": 20, "/spa/hidden": 0 });
+    await expectSeconds({ "/spa/one": secondsOne, "/spa/two": secondsTwo, "/spa/hidden": 0 });
     const views = await Promise.all(["/spa/one", "/spa/two", "/spa/hidden"].map(async (path) => (await reading(path)).views)); // prettier-ignore
     expect(views).toEqual([1, 1, 1]);
   });

@@ -56,7 +56,8 @@ function obstacles(engine: Engine): void {
     await browser.close();
   });
 
-  test("a policy that forbids the socket is named once, and nothing is tried again", async () => {
+  // These three wait for what must not happen, beside each other.
+  test.concurrent("a policy that forbids the socket is named once, and nothing is tried again", async () => {
     const { service, browser, tab } = await withPolicy(
       (http) => `script-src 'nonce-test' ${http}; connect-src ${http}`,
     );
@@ -70,12 +71,25 @@ function obstacles(engine: Engine): void {
     await browser.close();
   });
 
-  test("a policy that forbids the token is named once, asked once and reported once", async () => {
+  test.concurrent("a policy that forbids the token is named once, asked once and reported once", async () => {
     const { service, browser, tab, reports } = await withPolicy((http) => `script-src 'nonce-test' ${http}`);
     const { warned, asked } = await settled(tab);
     expect(warned).toEqual([expect.stringContaining("connect-src")]);
     expect(asked).toEqual([`${service.url}/token`]);
     expect(reports.filter((report) => report.includes("/token"))).toHaveLength(1);
+    await browser.close();
+  });
+
+  test.concurrent("a server that has no /token is named once, and asked once", async () => {
+    const service = await Service.start("bun");
+    const site = serve(({ pathname, origin }) =>
+      pathname === "/" ? recorder + tag(service.url, `data-server="${origin}"`) : undefined,
+    );
+    const browser = await engine.newVisitor();
+    const tab = await open(browser, site.url);
+    const { warned, asked } = await settled(tab);
+    expect(warned).toEqual(["headcount: 404 not found"]);
+    expect(asked).toHaveLength(1);
     await browser.close();
   });
 
@@ -88,19 +102,6 @@ function obstacles(engine: Engine): void {
     const tab = await open(browser, site.url);
     await shows(tab, "1 live");
     expect(await tab.evaluate<string[]>("warned")).toEqual([]);
-    await browser.close();
-  });
-
-  test("a server that has no /token is named once, and asked once", async () => {
-    const service = await Service.start("bun");
-    const site = serve(({ pathname, origin }) =>
-      pathname === "/" ? recorder + tag(service.url, `data-server="${origin}"`) : undefined,
-    );
-    const browser = await engine.newVisitor();
-    const tab = await open(browser, site.url);
-    const { warned, asked } = await settled(tab);
-    expect(warned).toEqual(["headcount: 404 not found"]);
-    expect(asked).toHaveLength(1);
     await browser.close();
   });
 

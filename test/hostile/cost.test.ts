@@ -12,7 +12,11 @@ import { alone } from "../support/waiting.ts";
 
 const maxCpuMs = 5;
 const lengths = [15_000, 31_000, 63_000];
-const attempts = 4;
+/** More than a few, since the CPU of a busy machine is slow at times. Work that is too much is too much each time. */
+const attempts = 20;
+
+/** For thousands of requests one after the other, while others use this machine too. */
+const timeoutMs = 180_000;
 
 type Text = (length: number) => string;
 const repeated =
@@ -91,53 +95,57 @@ const headers = [
 ];
 const routes = ["GET /count", "GET /check/request", "GET /widget.js", "GET /dashboard", "POST /token"];
 
-onBothRuntimes("hostile cost", (runtime) => {
-  const start = () => Target.start(runtime, { TRUST_PROXY: 1, ADMIN_PASSWORD: "the right password" });
+onBothRuntimes(
+  "hostile cost",
+  (runtime) => {
+    const start = () => Target.start(runtime, { TRUST_PROXY: 1, ADMIN_PASSWORD: "the right password" });
 
-  /** The CPU time of one request in milliseconds: the best of a few attempts, because others use this machine too. */
-  const costOf = async ({ service, url }: Target, request: string): Promise<number> => {
-    let best = Infinity;
-    for (let attempt = 0; attempt < attempts && best > maxCpuMs / 10; attempt++) {
-      const before = cpuMsOf(service.pid);
-      const { statuses } = await sendRaw(url, Buffer.from(request, "latin1"));
-      best = Math.min(best, cpuMsOf(service.pid) - before);
-      expect([request.slice(0, 80), (statuses[0] ?? 400) < 500]).toEqual([request.slice(0, 80), true]); // none: a reset
-    }
-    return best;
-  };
+    /** The CPU time of one request in milliseconds: of the first attempt within the bound, or else of the best one. */
+    const costOf = async ({ service, url }: Target, request: string): Promise<number> => {
+      let best = Infinity;
+      for (let attempt = 0; attempt < attempts && best > maxCpuMs; attempt++) {
+        const before = cpuMsOf(service.pid);
+        const { statuses } = await sendRaw(url, Buffer.from(request, "latin1"));
+        best = Math.min(best, cpuMsOf(service.pid) - before);
+        expect([request.slice(0, 80), (statuses[0] ?? 400) < 500]).toEqual([request.slice(0, 80), true]); // none: a reset
+      }
+      return best;
+    };
 
-  const expectCheap = async (target: Target, name: string, requestOf: Text): Promise<void> => {
-    const costs: number[] = [];
-    for (const length of lengths) costs.push(await costOf(target, requestOf(length)));
-    expect([name, costs.every((ms) => ms <= maxCpuMs) ? "is cheap" : costs]).toEqual([name, "is cheap"]);
-  };
+    const expectCheap = async (target: Target, name: string, requestOf: Text): Promise<void> => {
+      const costs: number[] = [];
+      for (const length of lengths) costs.push(await costOf(target, requestOf(length)));
+      expect([name, costs.every((ms) => ms <= maxCpuMs) ? "is cheap" : costs]).toEqual([name, "is cheap"]);
+    };
 
-  const requestOf = (target: Target, route: string, own: Record<string, string>): string => {
-    const all = { Host: new URL(target.url).host, "User-Agent": userAgent, Origin: target.origin, ...own };
-    const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}`);
-    return [`${route} HTTP/1.1`, "Connection: close", "Content-Length: 0", ...lines, "", ""].join("\r\n");
-  };
+    const requestOf = (target: Target, route: string, own: Record<string, string>): string => {
+      const all = { Host: new URL(target.url).host, "User-Agent": userAgent, Origin: target.origin, ...own };
+      const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}`);
+      return [`${route} HTTP/1.1`, "Connection: close", "Content-Length: 0", ...lines, "", ""].join("\r\n");
+    };
 
-  test("no text in a query or a path takes more than 5 ms", () =>
-    alone(async () => {
-      const target = await start();
-      for (const url of urls)
-        for (const [name, textOf] of Object.entries(urlTexts))
-          await expectCheap(target, `${url}<${name}>`, (length) =>
-            requestOf(target, `GET ${url}${textOf(length)}`, url.startsWith("/ws") ? { Upgrade: "websocket" } : {}),
-          );
-      await target.survives();
-    }));
-
-  test("no value of a header takes more than 5 ms", () =>
-    alone(async () => {
-      const target = await start();
-      for (const route of routes)
-        for (const header of headers)
-          for (const [name, textOf] of Object.entries(headerTexts))
-            await expectCheap(target, `${route} with ${header}: <${name}>`, (length) =>
-              requestOf(target, route, { [header]: textOf(length) }),
+    test("no text in a query or a path takes more than 5 ms", () =>
+      alone(async () => {
+        const target = await start();
+        for (const url of urls)
+          for (const [name, textOf] of Object.entries(urlTexts))
+            await expectCheap(target, `${url}<${name}>`, (length) =>
+              requestOf(target, `GET ${url}${textOf(length)}`, url.startsWith("/ws") ? { Upgrade: "websocket" } : {}),
             );
-      await target.survives();
-    }));
-});
+        await target.survives();
+      }));
+
+    test("no value of a header takes more than 5 ms", () =>
+      alone(async () => {
+        const target = await start();
+        for (const route of routes)
+          for (const header of headers)
+            for (const [name, textOf] of Object.entries(headerTexts))
+              await expectCheap(target, `${route} with ${header}: <${name}>`, (length) =>
+                requestOf(target, route, { [header]: textOf(length) }),
+              );
+        await target.survives();
+      }));
+  },
+  timeoutMs,
+);

@@ -2,6 +2,30 @@
 import { type Browser, chromium } from "playwright-core";
 import { pathOf } from "./needs.ts";
 
+/**
+ * The first two are lists of suggestions for the address bar, which nobody sees here: in each window each is a page with a
+ * process of its own, and costs as much as the page that is tested. Chromium reads only the last --disable-features, so the
+ * others are those that Playwright switches off.
+ */
+const disabledFeatures = [
+  "WebUIOmniboxPopup",
+  "WebUIOmniboxAimPopup",
+  "AimEnabled",
+  "AvoidCorsURLLoaderRestartOnRedirect",
+  "AvoidUnnecessaryBeforeUnloadCheckSync",
+  "DestroyProfileOnBrowserClose",
+  "HttpsFirstBalancedModeAutoEnable",
+  "HttpsUpgrades",
+  "LensOverlay",
+  "MediaRouter",
+  "NetworkTimeServiceQuerying",
+  "OptimizationHints",
+  "PaintHolding",
+  "PreconnectToSearch",
+  "SpareRendererForSitePerProcess",
+  "ThirdPartyStoragePartitioning",
+];
+
 /** For whoever starts it without Playwright, too. */
 export const flags = [
   "--no-sandbox",
@@ -11,6 +35,7 @@ export const flags = [
   "--disable-component-update",
   "--disable-sync",
   "--no-first-run",
+  `--disable-features=${disabledFeatures.join(",")}`,
 ];
 
 /** Not "HeadlessChrome", whom the service takes for a crawler. */

@@ -1,5 +1,15 @@
 import { describe, expect, spyOn, test } from "bun:test";
-import { AllowedSites, clientAddress, limitKey, pageName, parseSite, refererUrl, webUrl } from "../../edge/names.ts";
+import type { Context } from "hono";
+import {
+  AllowedSites,
+  clientAddress,
+  isSecure,
+  limitKey,
+  pageName,
+  parseSite,
+  refererUrl,
+  webUrl,
+} from "../../edge/names.ts";
 import { Guard } from "../../edge/guard.ts";
 import { readSettings } from "../../edge/settings.ts";
 import { sitesLine } from "../../widget/advice.ts";
@@ -186,6 +196,29 @@ describe("pages and addresses", () => {
     expect(seen.parse).toBeLessThanOrEqual(300);
     expect(seen.parse).toBeGreaterThan(0);
     expect(refererUrl(`https://example.com/${"x".repeat(5_000)}`)?.host).toBe("example.com");
+  });
+
+  const isSecureWith = (forwardedProto: string | undefined, trustProxy = 1): boolean =>
+    isSecure({ req: { header: () => forwardedProto } } as unknown as Context, trustProxy);
+
+  test.each([
+    [undefined, 1, false],
+    ["https", 1, true],
+    ["http", 1, false],
+    ["http, https ", 1, true],
+    ["https,http", 1, false],
+    ["https,", 1, false],
+    ["https", 0, false],
+  ])("names: X-Forwarded-Proto %p behind %p proxies is https: %p", (forwardedProto, trustProxy, isHttps) => {
+    expect(isSecureWith(forwardedProto, trustProxy)).toBe(isHttps);
+  });
+
+  test("names: a long X-Forwarded-Proto is not taken apart, since only its last entry is needed", () => {
+    const split = spyOn(String.prototype, "split");
+    const answer = isSecureWith(`${",".repeat(60_000)}https`);
+    const calls = split.mock.calls.length;
+    split.mockRestore();
+    expect([answer, calls]).toEqual([true, 0]);
   });
 
   test("addresses: limits see IPv6 by /64", () => {

@@ -1,4 +1,7 @@
-/** The widget in each engine, on pages that this project did not write: who is counted, from the first page to the last. */
+/**
+ * The widget on pages that this project did not write: who is counted, from the first page to the last. Each engine has a
+ * test file of its own, because one file with all of them takes longer than any other.
+ */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { type Engine, engines, type Tab, type VisitorBrowser } from "../support/engines.ts";
 import { ask } from "../support/client.ts";
@@ -15,17 +18,18 @@ import {
 } from "../support/embedding-site.ts";
 import { sleep, until } from "../support/waiting.ts";
 
-setDefaultTimeout(90_000);
-
 const [first] = pages;
 
-afterAll(() => {
-  endSites();
-  endServices();
-});
-
-for (const { engine, needs } of engines)
-  suite(`widget counting (${engine.name})`, [...needs, "npm's HTML documentation"], () => counting(engine));
+/** The tests of an engine, for its test file. */
+export function testCounting(name: Engine["name"]): void {
+  const { engine, needs } = engines.find((one) => one.engine.name === name)!;
+  setDefaultTimeout(90_000);
+  suite(`widget counting (${name})`, [...needs, "npm's HTML documentation"], () => counting(engine));
+  afterAll(() => {
+    endSites();
+    endServices();
+  });
+}
 
 const start = async (runtime: Runtime, settings: Settings = {}): Promise<{ service: Service; url: string }> => {
   const service = await Service.start(runtime, settings);
