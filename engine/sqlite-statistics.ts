@@ -26,6 +26,7 @@ import { inPortions } from "./portions.ts";
 import { addViews, parseHistogram, readingOf } from "./reading.ts";
 import type { SqliteFile } from "./sqlite-file.ts";
 import { Names, SITE_ID } from "./sqlite-names.ts";
+import { statement } from "./sqlite-statements.ts";
 import { addPageViews } from "./sqlite-totals.ts";
 
 const FORGET_EVERY_MINUTES = 60;
@@ -50,6 +51,7 @@ const SQL = {
   highest: `SELECT minute, peak FROM highest WHERE site = ${SITE_ID}`,
   firstMinute: `SELECT min(minute) AS minute FROM (SELECT min(minute) AS minute FROM history WHERE site = ${SITE_ID}
     UNION ALL SELECT minute FROM highest WHERE site = ${SITE_ID})`,
+  sites: "SELECT id, is_listed FROM sites",
   forgetHistory: "DELETE FROM history WHERE site = ? AND minute < ?",
   hasHistory: "SELECT 1 FROM history WHERE site = ? LIMIT 1",
 };
@@ -70,17 +72,17 @@ export class SqliteStatistics implements StatsStore {
       await addReadings(database, names, readings);
       await addPeaks(database, names, peaks);
       await addPageViews(database, names, views);
-      await this.#forget(database, names);
+      await this.#forget(database);
     });
   }
 
   async reading(site: string, page: string): Promise<Reading> {
-    const read = (database: DatabaseSync) => database.prepare(SQL.reading).get(site, storedPageName(page));
+    const read = (database: DatabaseSync) => statement(database, SQL.reading).get(site, storedPageName(page));
     return ((await this.#file.read(read)) as Reading | undefined) ?? NOT_READ;
   }
 
   async mostRead(site: string): Promise<PageReading[]> {
-    const read = (database: DatabaseSync) => database.prepare(SQL.mostRead).all(site, MAX_MOST_READ);
+    const read = (database: DatabaseSync) => statement(database, SQL.mostRead).all(site, MAX_MOST_READ);
     return (await this.#file.read(read)) as unknown as PageReading[];
   }
 
@@ -92,7 +94,7 @@ export class SqliteStatistics implements StatsStore {
     do {
       const next = from + MINUTES_PER_READ - ((from + MINUTES_PER_READ) % step); // a step is not cut in two
       const to = next > now ? Infinity : next; // the clock may have been put back
-      const read = (database: DatabaseSync) => database.prepare(SQL.history).all(site, from, step, to);
+      const read = (database: DatabaseSync) => statement(database, SQL.history).all(site, from, step, to);
       peaks.push((await this.#file.read(read)) as unknown as Peak[]);
       from = next;
       if (from <= now) await setImmediate();
@@ -101,32 +103,33 @@ export class SqliteStatistics implements StatsStore {
   }
 
   async highest(site: string): Promise<Peak | undefined> {
-    const read = (database: DatabaseSync) => database.prepare(SQL.highest).get(site);
+    const read = (database: DatabaseSync) => statement(database, SQL.highest).get(site);
     return (await this.#file.read(read)) as Peak | undefined;
   }
 
   async firstMinute(site: string): Promise<number | undefined> {
-    const read = (database: DatabaseSync) => database.prepare(SQL.firstMinute).get(site);
+    const read = (database: DatabaseSync) => statement(database, SQL.firstMinute).get(site);
     return ((await this.#file.read(read)) as { minute: number | null }).minute ?? undefined;
   }
 
   /** Forgets old history, and the sites that are not listed and have no history left, which makes room for others. */
-  async #forget(database: DatabaseSync, names: Names): Promise<void> {
+  async #forget(database: DatabaseSync): Promise<void> {
     const oldest = Math.floor(Date.now() / MINUTE_MS) - HISTORY_DAYS * DAY_MINUTES;
     if (oldest < this.#oldestMinute + FORGET_EVERY_MINUTES) return;
     this.#oldestMinute = oldest;
-    const forgetHistory = database.prepare(SQL.forgetHistory);
-    const hasHistory = database.prepare(SQL.hasHistory);
-    await inPortions(names.sites, ({ id, isListed }) => {
+    const forgetHistory = statement(database, SQL.forgetHistory);
+    const hasHistory = statement(database, SQL.hasHistory);
+    await inPortions(statement(database, SQL.sites).all(), (site) => {
+      const id = Number(site["id"]);
       forgetHistory.run(id, oldest);
-      if (!isListed && hasHistory.get(id) === undefined) forgetSite(database, id);
+      if (site["is_listed"] === 0 && hasHistory.get(id) === undefined) forgetSite(database, id);
     });
   }
 }
 
 async function addReadings(database: DatabaseSync, names: Names, readings: readonly ReadingSum[]): Promise<void> {
-  const find = database.prepare(SQL.findReading);
-  const put = database.prepare(SQL.putReading);
+  const find = statement(database, SQL.findReading);
+  const put = statement(database, SQL.putReading);
   await inPortions(pageRuns(readings), ({ site: siteName, page: pageName, sums }) => {
     const site = names.site(siteName);
     if (site === undefined) return;
@@ -162,8 +165,8 @@ function* pageRuns(readings: readonly ReadingSum[]): Generator<PageRun> {
 }
 
 async function addPeaks(database: DatabaseSync, names: Names, peaks: StatsEntries["peaks"]): Promise<void> {
-  const raisePeak = database.prepare(SQL.raisePeak);
-  const raiseHighest = database.prepare(SQL.raiseHighest);
+  const raisePeak = statement(database, SQL.raisePeak);
+  const raiseHighest = statement(database, SQL.raiseHighest);
   await inPortions(peaks, ({ site: name, minute, peak }) => {
     const site = names.site(name);
     if (site === undefined) return;
