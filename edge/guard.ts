@@ -103,7 +103,7 @@ const saysOutOfFiles = (error: unknown) => /EMFILE|ENFILE/.test(messageOf(error)
 export function createFileCheck(openFiles: number): () => boolean {
   // The last 5 % (but at least 50 files or a quarter) are for answers to visitors who cannot come in.
   const forConnections = Math.min(openFiles * 0.95, Math.max(openFiles - 50, openFiles * 0.75));
-  const callsPerAnswer = openFiles === Infinity ? 1 : (openFiles - forConnections) / 10; // they use a tenth of that reserve
+  const callsPerAnswer = openFiles === Infinity ? 1 : (openFiles - forConnections) / 50; // they use 2 % of that reserve
   let callsLeft = 0;
   return () => {
     callsLeft -= 1;
