@@ -33,8 +33,9 @@
  *   3. Routes         HTTP
  *   4. Service        how the parts are put together, and main
  *
- * Three folders stand beside this file. `edge/` is where the world outside comes in: the settings, both runtimes, what
+ * Four folders stand beside this file. `edge/` is where the world outside comes in: the settings, both runtimes, what
  * strangers send, and their refusal. `engine/` keeps what outlives the process, and `stats/` what owners look at afterwards.
+ * `shared/` has small tools for all of them.
  */
 
 import process from "node:process";
@@ -65,7 +66,7 @@ import {
 } from "./edge/names.ts";
 import { addCheckRoute, addOwnPages, type Assets, readAssets, readVersion } from "./edge/pages.ts";
 import { createEmbedderLookup, createSiteQuestions, type EmbedderOf } from "./edge/request-site.ts";
-import { listen, PORTION_MS, type RequestEnv, type Socket, type SocketEvents } from "./edge/runtimes.ts";
+import { listen, SEND_PORTION_MS, type RequestEnv, type Socket, type SocketEvents } from "./edge/runtimes.ts";
 import { readSettings, type Settings, sharedSettings } from "./edge/settings.ts";
 import { type Claims, mintedOn, newNonce, Signer } from "./edge/tokens.ts";
 import { type Cluster, type Engine, type Member, messageOf, MINUTE_MS, parseJson } from "./engine/engine.ts";
@@ -170,7 +171,10 @@ const SCAN_MS = 50; // how often departures and waiting sites are looked at
 const MAX_DEPARTURES = 4_000; // per scan: those of 20,000 visitors who close their page at once take half a second
 const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 750; // plus the time of a broadcast to 20,000 connections, this is within the promised second
-/** A frame costs about 10 µs (measured). Broadcasts may take a fortieth of the time, hence 400 µs per connection. */
+/**
+ * A frame costs about 10 µs (measured). Broadcasts may take a fortieth of the time, hence 400 µs per connection. Above 1,875
+ * connections MAX_INTERVAL_MS holds, and they take more: a quarter with 18,000.
+ */
 const INTERVAL_MS_PER_CONNECTION = 0.4;
 
 export class Rooms {
@@ -580,8 +584,9 @@ export class Connections implements SocketEvents<Connection> {
   readonly #onBroadcast: (delayMs: number) => void;
   readonly #clock: Clock;
   #isStale = false;
-  /** What is to be broadcast, and the broadcast that has begun. */
-  #publications: Publication[] = [];
+  /** What is to be broadcast, in no order. */
+  readonly #publications: Publication[] = [];
+  /** The broadcast that has begun. */
   #broadcast: Broadcast | undefined;
   #willSendPortion = false;
   #willFlush = false;
@@ -717,8 +722,8 @@ export class Connections implements SocketEvents<Connection> {
     this.#moved.clear();
     if (this.#willSendPortion) return; // what changes during a broadcast waits
     const now = this.#clock.now();
-    this.#publications = this.#rooms.tick(now);
-    this.#sendPortion(now + PORTION_MS);
+    for (const publication of this.#rooms.tick(now)) this.#publications.push(publication);
+    this.#sendPortion(now + SEND_PORTION_MS);
   }
 
   /** Goes on with the broadcasts. A frame costs about 10 µs, so a large audience gets its frames in several turns. */
@@ -737,7 +742,7 @@ export class Connections implements SocketEvents<Connection> {
 
   readonly #sendNextPortion = guarded(() => {
     this.#willSendPortion = false;
-    this.#sendPortion(this.#clock.now() + PORTION_MS);
+    this.#sendPortion(this.#clock.now() + SEND_PORTION_MS);
   });
 
   /** All connections, as they are now. They may close and move while the result is read. */
@@ -760,20 +765,17 @@ export class Connections implements SocketEvents<Connection> {
   }
 
   /**
-   * Sends a frame to an audience until it is time to pause. All portions tell the published numbers, so the next broadcast
-   * corrects them all. Audiences are read from the end: whoever comes meanwhile has the number from the first frame, and
+   * Sends a frame to an audience until it is time to pause. The whole audience gets the same numbers, even if they change
+   * meanwhile; the next broadcast tells the new ones. Audiences are read from the end: whoever comes meanwhile has the number from the first frame, and
    * whoever takes the place of a connection that has closed comes from the end, so nobody is left out.
    * @returns whether the whole audience has the frame
    */
   #sendBroadcast(broadcast: Broadcast, pauseAt: number): boolean {
     const { audience, frame, changedAt } = broadcast;
-    let left = Math.min(broadcast.left, audience.length); // some may have gone since the last portion
-    for (; left > 0; left = Math.min(left - 1, audience.length)) {
-      if (this.#clock.now() >= pauseAt) {
-        broadcast.left = left;
-        return false;
-      }
-      this.#send(ownConnection(audience[left - 1]!), frame);
+    while (broadcast.left > 0) {
+      if (this.#clock.now() >= pauseAt) return false;
+      broadcast.left = Math.min(broadcast.left, audience.length) - 1; // some may have gone
+      if (broadcast.left >= 0) this.#send(ownConnection(audience[broadcast.left]!), frame);
     }
     this.#onBroadcast(this.#clock.now() - changedAt);
     return true;
@@ -834,7 +836,7 @@ export class Connections implements SocketEvents<Connection> {
       if (isSilent || now >= pingAt || now >= repeatAt) due.push(connection);
     });
     // All pages that came in one storm are due together.
-    inPortions(due, (connection) => this.#lookAfter(connection, now), PORTION_MS).catch(report);
+    inPortions(due, (connection) => this.#lookAfter(connection, now), SEND_PORTION_MS).catch(report);
   }
 
   #lookAfter(connection: Connection, now: number): void {
@@ -888,7 +890,7 @@ export class Connections implements SocketEvents<Connection> {
     if (stale === this.#isStale) return;
     this.#isStale = stale;
     const tell = (connection: Connection) => this.#sendAll(connection, { stale: this.#isStale });
-    inPortions(this.#all(), tell, PORTION_MS).catch(report);
+    inPortions(this.#all(), tell, SEND_PORTION_MS).catch(report);
   }
 
   /** Closes all connections with a time to reconnect in. Resolves when all are gone, or after 8 s. */
@@ -897,7 +899,7 @@ export class Connections implements SocketEvents<Connection> {
     const reconnectWindow = String(seconds);
     this.#reconnectWindow = reconnectWindow;
     const deadline = this.#clock.now() + DRAIN_MS;
-    await inPortions(this.#all(), ({ socket }) => socket?.close(CLOSE.restart, reconnectWindow), PORTION_MS);
+    await inPortions(this.#all(), ({ socket }) => socket?.close(CLOSE.restart, reconnectWindow), SEND_PORTION_MS);
     while (this.size > 0 && this.#clock.now() < deadline) await this.#clock.sleep(20);
   }
 
@@ -1141,7 +1143,7 @@ function addTokenRoute(
     if (refused !== undefined) return refuse(c, refused);
     const expires = engine.wallClock() + settings.TOKEN_TTL_SECONDS * 1_000;
     const token = signer.signToken(origin, { visitor, page, expires, nonce: newNonce(), isContinued: again });
-    metrics.counts.tokens += 1;
+    metrics.counters.tokens += 1;
     const headers: Record<string, string> = { ...TOKEN_HEADERS, ...crossOriginHeaders(c) };
     if (signed !== undefined) headers["Set-Cookie"] = visitorCookie(site, signed, isSecure(c, settings.TRUST_PROXY));
     return new Response(JSON.stringify({ token, visitor: signed }), { headers });
@@ -1175,7 +1177,7 @@ function addSocketRoute(
       connections.closed(connection);
       return refuse(c, "handshake");
     }
-    metrics.counts.upgrades += 1;
+    metrics.counters.upgrades += 1;
     return response;
   });
 }
@@ -1227,7 +1229,7 @@ export async function createService(options: ServiceOptions): Promise<Service> {
     },
     stale: (stale) => connections.setStale(stale),
   });
-  engine.cluster?.share(sharedSettings(settings, allowedSites, signer));
+  engine.cluster?.share(sharedSettings(settings, allowedSites, signer.fingerprint));
   const password = settings.ADMIN_PASSWORD ?? (await engine.secret("admin", "")).slice(0, GENERATED_PASSWORD_LENGTH);
   const parts = {
     settings,

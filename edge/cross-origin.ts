@@ -5,7 +5,7 @@ import type { Context } from "hono";
 /** Lets every page read the answer: public answers are for everybody, and a page must be able to read a refusal. */
 export function allowAllOrigins(c: Context): void {
   const { headers } = c.res;
-  if (headers.has("Access-Control-Allow-Origin")) return; // a route that is asked often answers with them
+  if (headers.has("Access-Control-Allow-Origin")) return; // `/token` sets them itself
   for (const [name, value] of Object.entries(crossOriginHeaders(c))) headers.append(name, value);
 }
 

@@ -9,7 +9,7 @@ import { devNull } from "node:os";
 import type { Context, MiddlewareHandler } from "hono";
 import ipaddr from "ipaddr.js";
 import { messageOf, MINUTE_MS } from "../engine/engine.ts";
-import { Memo } from "../shared/memo.ts";
+import { Memo, putLast } from "../shared/memo.ts";
 import { log } from "./log.ts";
 import { type AddressBlock, coarseAddress, limitBlocks, type LimitBlock } from "./names.ts";
 
@@ -143,7 +143,7 @@ interface Block {
 }
 
 /** A connection that wants to open. To users the limits say "pages", since a connection is one open page. */
-export interface NewConnection {
+interface NewConnection {
   readonly isObserver: boolean;
   /** How many connections the visitor has on the site. */
   readonly ofVisitor: number;
@@ -174,7 +174,7 @@ export class Guard {
   readonly #now: () => number;
   /** Blocks with open connections. There are at most MAX_CONNECTIONS for each address length. */
   readonly #connected = new Map<string, Block>();
-  /** Blocks without open connections, in the order in which their minutes began. The newest ones are kept. */
+  /** Blocks without open connections, in the order in which they asked last. The newest ones are kept. */
   readonly #idle = new Map<string, Block>();
   /** Block → when the ban ends. A table of its own, so that a flood of requests cannot push a ban out. */
   readonly #bans = new Map<string, number>();
@@ -275,7 +275,7 @@ export class Guard {
   forgetIdle(): void {
     const now = this.#now();
     for (const [name, { minuteEndsAt }] of this.#idle) {
-      if (now < minuteEndsAt) break; // the minutes of the following ones began later
+      if (now < minuteEndsAt) break; // the following ones have asked later
       this.#idle.delete(name);
     }
     for (const name of this.#bans.keys()) if (!this.#isBanned(name)) this.#bans.delete(name);
@@ -284,13 +284,14 @@ export class Guard {
   /** What is known of a block in the current minute. */
   #block(name: string): Block {
     const now = this.#now();
-    const block = this.#connected.get(name) ?? this.#idle.get(name) ?? newBlock();
+    const connected = this.#connected.get(name);
+    const block = connected ?? this.#idle.get(name) ?? newBlock();
+    if (connected === undefined) putLast(this.#idle, name, block, MAX_IDLE_BLOCKS);
     if (now < block.minuteEndsAt) return block;
     block.tokenRequests = 0;
     block.newVisitors = 0;
     block.wrongPasswords = 0;
     block.minuteEndsAt = now + MINUTE_MS;
-    if (block.connections === 0) putLast(this.#idle, name, block, MAX_IDLE_BLOCKS);
     return block;
   }
 
@@ -313,15 +314,9 @@ const newBlock = (): Block => ({
   minuteEndsAt: 0,
 });
 
-/** Puts an entry at the end of a table of limited size. The first entry goes when the table is full. */
-function putLast<Value>(table: Map<string, Value>, key: string, value: Value, max: number): void {
-  table.delete(key);
-  table.set(key, value);
-  if (table.size <= max) return;
-  for (const first of table.keys()) return void table.delete(first);
-}
-
 const sha256 = (text: string) => createHash("sha256").update(text).digest();
+
+// ── The operator ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Lets only the operator pass. */
 export function operatorOnly(

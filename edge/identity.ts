@@ -9,7 +9,7 @@ import { isSecure } from "./names.ts";
 import type { Settings } from "./settings.ts";
 import { hashVisitor, newVisitor, type Signer } from "./tokens.ts";
 
-export interface Asker {
+interface Asker {
   /** "" for an observer. */
   readonly visitor: string;
   readonly isNew: boolean;

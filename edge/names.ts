@@ -10,7 +10,7 @@ import { Memo } from "../shared/memo.ts";
 import { siteEntry, type WebOrigin } from "../shared/site-entry.ts";
 
 /** One entry of SITES. All origins that match the entry are counted together, under its name. */
-export interface AllowedSite {
+interface AllowedSite {
   readonly name: string;
   matches(origin: URL): boolean;
 }
@@ -201,10 +201,13 @@ export const coarseAddress = (key: string): string =>
 // What a request says about itself. The Host header decides which site is the service's own.
 
 const MAX_HEADER_LENGTH = 1_000; // the rest of a longer Origin or User-Agent is ignored
+const MAX_MEMO_HEADERS = 1_000;
+const MAX_MEMO_HEADER_LENGTH = 400; // an Origin and a Host, or a User-Agent
 const MAX_URL_LENGTH = 16_384; // a page name of 1,024 characters has up to 9,216 characters when each is escaped
 
-/** Strangers choose headers, and choose them long: a thousand headers of the usual length are remembered. */
-export const memoOfHeaders = <Value>(compute: (key: string) => Value) => new Memo(compute, 1_000, 400);
+/** Remembers what was found out about the last headers. It keeps no long ones, because strangers choose them. */
+export const memoOfHeaders = <Value>(judge: (header: string) => Value) =>
+  new Memo(judge, MAX_MEMO_HEADERS, MAX_MEMO_HEADER_LENGTH);
 
 /** Bun refuses longer heads by itself. */
 export const isTooLong = (url: string): boolean => url.length > MAX_URL_LENGTH;

@@ -15,7 +15,7 @@ import type { Settings } from "./settings.ts";
 export const LANGUAGES = ["en", "zh"] as const;
 export type Language = (typeof LANGUAGES)[number];
 
-export const SCRIPTS = ["widget.js", "busuanzi.js", "list.js", "debug.js"] as const;
+const SCRIPTS = ["widget.js", "busuanzi.js", "list.js", "debug.js"] as const;
 export const PAGES = ["home", "check", "dashboard"] as const;
 /** What `/docs` serves, besides the README in two languages. */
 export const DOCUMENTS = [

@@ -16,7 +16,7 @@ import {
 } from "./names.ts";
 
 /** The origin of a request, and the site that it belongs to. No site: the origin is not allowed. */
-export interface Embedder {
+interface Embedder {
   readonly origin: string;
   readonly site: string | undefined;
 }
@@ -68,7 +68,7 @@ export function createSiteQuestions({ trustProxy, allowedSites, connections, ref
       try {
         return await answer(c, site, page);
       } catch (error) {
-        const isExpected = connections.stale || error instanceof NotYetKnownError; // that the engine is away was reported
+        const isExpected = connections.stale || error instanceof NotYetKnownError; // the log has said that the engine is away
         if (!isExpected) report(error);
         return refuse(c, "numbers");
       }

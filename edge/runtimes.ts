@@ -1,4 +1,4 @@
-/** What differs between Bun and Deno, and nothing else: serving requests, and sockets. */
+/** What differs between Bun and Deno: serving requests, and sockets. */
 
 import { messageOf } from "../engine/engine.ts";
 import { guarded, report } from "./log.ts";
@@ -23,7 +23,7 @@ export interface Client<Connection> {
   upgrade(connection: Connection): Response | undefined;
 }
 
-/** What routes find beside a request: the client, and its address as the settings of proxies say. */
+/** What routes find beside a request: the client, and its address behind the trusted proxies. */
 export interface RequestEnv<Connection> {
   Bindings: Client<Connection>;
   Variables: {
@@ -43,7 +43,7 @@ export interface SocketEvents<Connection> {
   closed(connection: Connection): void;
 }
 
-export interface ServeOptions<Connection> {
+interface ServeOptions<Connection> {
   readonly hostname: string;
   readonly port: number;
   readonly fetch: (request: Request, client: Client<Connection>) => Response | Promise<Response>;
@@ -60,7 +60,7 @@ export interface ServeOptions<Connection> {
  * times as long as `send`: after 10 ms of sending to 18,000 pages, the event loop stood still for 137 ms
  * (`npm run bench -- stalls deno`).
  */
-export const PORTION_MS = typeof Deno === "undefined" ? 10 : 3;
+export const SEND_PORTION_MS = typeof Deno === "undefined" ? 10 : 3;
 
 // ── Bun ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

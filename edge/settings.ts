@@ -3,7 +3,6 @@
 import * as v from "valibot";
 import type { SharedSettings } from "../engine/engine.ts";
 import { type AllowedSites, parseBlock, parseSite } from "./names.ts";
-import type { Signer } from "./tokens.ts";
 
 const integer = (min: number, max: number, what = "a number") => {
   const expected = `${what} (${min}–${max})`;
@@ -99,7 +98,7 @@ const quoted = (name: string, value = "") =>
   /SECRET|PASSWORD|URL/.test(name) ? `a value of ${value.length} characters` : JSON.stringify(value);
 
 /** What all nodes of one service must have in common, so that each accepts the visitors and tokens of the others. */
-export function sharedSettings(settings: Settings, { names }: AllowedSites, { fingerprint }: Signer): SharedSettings {
+export function sharedSettings(settings: Settings, { names }: AllowedSites, fingerprint: string): SharedSettings {
   const { GRACE_SECONDS, TOKEN_TTL_SECONDS, IDENTITY, TZ } = settings;
   return {
     SECRET: fingerprint,

@@ -76,7 +76,7 @@ export class Signer {
   }
 }
 
-/** `text.signature` → both parts. A signature has no dot, so a text with a further dot is refused. */
+/** `text.signature` → both parts. A second dot is a part of the signature, which is then not valid. */
 function splitSigned(signed: string): { text: string; signature: string } {
   const dot = signed.indexOf(".");
   return dot < 0 ? { text: "", signature: "" } : { text: signed.slice(0, dot), signature: signed.slice(dot + 1) };

@@ -140,7 +140,7 @@ export interface TokenStore {
 }
 
 /** Keeps the visitors of this node counted while it restarts. */
-export interface HandOver {
+interface HandOver {
   /** Keeps who is online. The node stops now. @param signer the fingerprint of the secret that signed these visitors */
   hold(members: Iterable<Member>, signer: string): Promise<void>;
   /**

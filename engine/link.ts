@@ -12,7 +12,7 @@ import type { Script } from "./scripts.ts";
 /** One Redis, or a Redis Cluster. */
 export type Client = Redis | Cluster;
 
-export interface LinkListener {
+interface LinkListener {
   /** Redis cannot be reached or does not answer. */
   away(reason: string): void;
   /** Redis answers again. */

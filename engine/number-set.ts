@@ -1,5 +1,5 @@
 /**
- * A set of random whole numbers below 2⁴⁸. A number takes 12 to 24 bytes. In a `Set`, it takes up to 120.
+ * A set of random whole numbers below 2⁴⁸. A number takes 12 to 24 bytes. In a `Set` of Bun, each of 18,000 takes 117.
  *
  * The numbers must be random, because each is its own hash: the hash table looks at their last bits.
  */
@@ -44,7 +44,7 @@ export class NumberSet {
 }
 
 const EMPTY = -1;
-const MAX_LOAD = 0.67; // of the slots; then two looks find a number on average
+const MAX_LOAD = 0.67; // of the slots. Then it takes two looks to find a number, and five to find none
 
 /** @param count a power of two */
 const emptySlots = (count: number) => new Float64Array(count).fill(EMPTY);

@@ -47,7 +47,7 @@ import { VIEWS, VISITORS } from "./scripts.ts";
 import { limitsOf, type UnlistedSites } from "./unlisted.ts";
 
 /** A part of the views of a site, as it is sent. */
-export interface ViewPart {
+interface ViewPart {
   readonly site: string;
   /** Whether the site is in SITES. */
   readonly isListed: boolean;

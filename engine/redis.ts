@@ -139,8 +139,8 @@ class Secrets implements SecretStore {
     const last = this.#last.get(kind);
     const proposal = this.#propose(kind, name, last);
     const value = await this.#store(proposal).catch((error: unknown) => {
-      const isSameOnAllNodes = last !== undefined && (kind !== "day" || last.key === proposal.key);
-      if (isSameOnAllNodes) return proposal.value;
+      const canWait = kind === "day" && last?.key !== proposal.key; // the visitors of a new day do
+      if (last !== undefined && !canWait) return proposal.value;
       throw new Error(`Cannot keep the ${kind} secret in Redis: ${messageOf(error)}`, { cause: error });
     });
     this.#last.set(kind, { ...proposal, value });
@@ -170,9 +170,8 @@ class Secrets implements SecretStore {
   }
 
   /**
-   * The secret for the case that Redis has none. The next one of a kind is made from the last one: so all nodes have the same
-   * salt while Redis is away, and nobody can compute the last salt from the next one. The visitors of a day can wait, but a
-   * node may ask for the key of the day when Redis has lost it, and before the other nodes have put it back.
+   * The secret for the case that Redis has none. It is made from the last one of its kind, so all nodes propose the same one.
+   * Nobody can compute the last one from it; but whoever knows one can compute those that follow.
    */
   #propose(kind: SecretKind, name: string, last: Secret | undefined): Secret {
     const key = secretKey(this.#options.prefix, kind, name);

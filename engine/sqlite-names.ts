@@ -35,7 +35,7 @@ export class Names {
   readonly #unlistedSites: ReadonlySet<string>;
   readonly #sites = new Map<string, SiteRow>();
 
-  /** @param unlistedSites those of the sites to come that are not in SITES */
+  /** @param unlistedSites which of the sites are not in SITES */
   constructor(database: DatabaseSync, unlistedSites: ReadonlySet<string>) {
     this.#database = database;
     this.#unlistedSites = unlistedSites;
@@ -64,6 +64,7 @@ export class Names {
     return !this.#unlistedSites.has(name);
   }
 
+  /** The site as it is in the file, where it is noted whether SITES lists the site now. */
   #findSite(name: string): SiteRow | undefined {
     const row = this.#statement("findSite").get(name);
     if (row === undefined) return undefined;
@@ -74,8 +75,7 @@ export class Names {
 
   #addSite(name: string): SiteRow | undefined {
     const isListed = this.#isListed(name);
-    const unlisted = Number(this.#statement("countUnlisted").get()?.["count"]);
-    if (!isListed && unlisted >= MAX_UNLISTED_SITES) return undefined;
+    if (!isListed && Number(this.#statement("countUnlisted").get()?.["count"]) >= MAX_UNLISTED_SITES) return undefined;
     const { lastInsertRowid } = this.#statement("addSite").run(name, Number(isListed));
     return { id: Number(lastInsertRowid), isListed, pageCount: 0 };
   }

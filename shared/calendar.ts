@@ -1,6 +1,7 @@
 /** When a day begins: days are counted in the time zone of the owner, as numbers that grow by one at midnight. */
 
-import { DAY_MS, MINUTE_MS } from "../engine/engine.ts";
+const MINUTE_MS = 60_000;
+const DAY_MS = 1_440 * MINUTE_MS;
 
 /** Returns a function from a time (milliseconds since 1970) to a day: days since 1970-01-01 on the calendar of the zone. */
 export function createCalendar(timeZone: string): (wallMs: number) => number {

@@ -16,7 +16,7 @@ import { parseJson } from "../engine/engine.ts";
 export const BUSUANZI = "https://busuanzi.ibruce.info";
 
 /** What busuanzi has counted, without the request that asked. */
-export interface BusuanziCount {
+interface BusuanziCount {
   readonly sitePageViews: number;
   readonly siteVisitors: number;
   readonly pageViews: number;

@@ -21,7 +21,7 @@ export type Command =
   | { readonly name: "import"; readonly file: string; readonly source: string | undefined }
   | { readonly name: "busuanzi"; readonly sitemap: string; readonly server: string };
 
-export const HELP = `headcount: how many people are on this site right now
+const HELP = `headcount: how many people are on this site right now
 
   headcount                                serves
   headcount export > FILE                  writes everything that is kept, as JSON: a backup, with the secrets of the service

@@ -27,7 +27,7 @@ export class FileProblem extends Error {
   }
 }
 
-export interface ExportHeader {
+interface ExportHeader {
   /** Tells one export from another. */
   readonly id: string;
   /** Whether secrets are among the entries. */

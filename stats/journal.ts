@@ -39,7 +39,7 @@ export interface View {
   isRecorded: boolean;
 }
 
-export interface JournalOptions {
+interface JournalOptions {
   readonly store: StatsStore;
   readonly live: LiveSites & PeakSource;
   readonly totals: Totals;
@@ -50,7 +50,7 @@ export interface JournalOptions {
 }
 
 /** How a view begins. */
-export interface ViewStart {
+interface ViewStart {
   /** Whether the visitor has no other view of this page now. */
   readonly isOnlyView: boolean;
   /** Whether the page says that this view was counted before, and lost its connection. */

@@ -9,7 +9,7 @@ import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { largestSites, type LiveConnections, type LiveSite, type LiveSites } from "./live.ts";
 
 /** Where the gauges are read. */
-export interface Sources {
+interface Sources {
   readonly live: LiveSites;
   readonly listedSites: ReadonlySet<string>;
   readonly connections: LiveConnections;
@@ -21,7 +21,7 @@ export interface Sources {
 }
 
 /** How often requests were refused for one reason since the start. */
-export interface RefusalCount {
+interface RefusalCount {
   readonly reason: string;
   readonly count: number;
   /** For a refused Origin: the origins that were refused most recently. */
@@ -32,7 +32,7 @@ export interface Metrics {
   readonly broadcastDelay: Histogram;
   readonly claimDuration: Histogram;
   /** Plain numbers, because each join changes them. */
-  readonly counts: { tokens: number; upgrades: number };
+  readonly counters: { tokens: number; upgrades: number };
   /** Counts a refusal. @param origin the Origin of the request, when it was the reason */
   refused(reason: string, origin?: string): void;
   refusals(): Promise<RefusalCount[]>;
@@ -58,13 +58,13 @@ export function createMetrics(): Metrics {
     registers,
   });
   const histogram = (name: string, help: string) => new Histogram({ name, help, buckets: BUCKETS_SECONDS, registers });
-  const counts = { tokens: 0, upgrades: 0 };
+  const counters = { tokens: 0, upgrades: 0 };
   const counter = (name: string, help: string, read: () => number) =>
     readers.push(reader(new Counter({ name, help, registers }), read));
-  counter("headcount_tokens_total", "Granted tokens", () => counts.tokens);
-  counter("headcount_upgrades_total", "Opened sockets", () => counts.upgrades);
+  counter("headcount_tokens_total", "Granted tokens", () => counters.tokens);
+  counter("headcount_upgrades_total", "Opened sockets", () => counters.upgrades);
   return {
-    counts,
+    counters,
     broadcastDelay: histogram("headcount_broadcast_delay_seconds", "From a change to its last frame"),
     claimDuration: histogram("headcount_engine_seconds", "Time that the engine took to claim a token"),
     refused(reason, origin) {

@@ -11,7 +11,7 @@ import { type LiveConnections, type LiveSites, onlineCount } from "./live.ts";
 import type { SiteHandler } from "./routes.ts";
 import type { Totals } from "./totals.ts";
 
-export interface PublicRoutesOptions {
+interface PublicRoutesOptions {
   readonly journal: Journal;
   readonly totals: Totals;
   readonly engine: Engine;

@@ -11,7 +11,7 @@ import { largestSites, type LiveConnections, type LiveSites, MAX_SHOWN_SITES, on
 import { type Metrics, METRICS_CONTENT_TYPE, runtimeName } from "./metrics.ts";
 import type { Totals } from "./totals.ts";
 
-export interface StatsRoutesOptions {
+interface StatsRoutesOptions {
   readonly journal: Journal;
   readonly totals: Totals;
   readonly engine: Engine;

@@ -10,7 +10,7 @@ import { readFileSync, statSync } from "node:fs";
 import { type JSONVisitor, printParseErrorCode, visit } from "jsonc-parser";
 import { FileProblem } from "./export-file.ts";
 
-export interface TotalsFile {
+interface TotalsFile {
   readonly site: string;
   readonly total: number;
   readonly visitors: number;

@@ -34,7 +34,7 @@ export interface TotalNumbers {
   readonly today: number | undefined;
 }
 
-export interface TotalsOptions {
+interface TotalsOptions {
   readonly store: TotalsStore;
   readonly secrets: SecretStore;
   /** The day that it is now. */
@@ -96,8 +96,8 @@ export class Totals {
   /** Views of the day that the engine has not taken yet, by page, and those of earlier days. */
   #views = new Map<string, ViewSum>();
   #earlierViews: ViewSum[] = [];
-  readonly #pages = new Memo<Cached<number>>(unknown, MAX_PAGES);
-  readonly #sites = new Memo<Cached<SiteTotals>>(unknown, MAX_SITES);
+  readonly #pages = new Memo<Cached<number>>(notRead, MAX_PAGES);
+  readonly #sites = new Memo<Cached<SiteTotals>>(notRead, MAX_SITES);
   /** How many views of each page, and of each site, the engine has not taken yet. */
   readonly #unstored = new Map<string, number>();
   /** How many writes of views are under way, and how many have ended. */
@@ -177,10 +177,10 @@ export class Totals {
       const key = pageKey(site, page);
       this.#addUnstored(key, -views);
       this.#addUnstored(site, -views);
-      const ofPage = this.#pages.get(key);
-      const ofSite = this.#sites.get(site);
-      if (ofPage.stored !== undefined) ofPage.stored += views;
-      if (ofSite.stored !== undefined) ofSite.stored = { ...ofSite.stored, total: ofSite.stored.total + views };
+      const ofPage = this.#pages.peek(key);
+      const ofSite = this.#sites.peek(site);
+      if (ofPage?.stored !== undefined) ofPage.stored += views;
+      if (ofSite?.stored !== undefined) ofSite.stored = { ...ofSite.stored, total: ofSite.stored.total + views };
     }
     this.#writeEnded();
   }
@@ -312,7 +312,8 @@ export class Totals {
       this.#noteFailure(error);
       for (const { done } of this.#waiting) done(); // nobody waits for an engine that is away
     } finally {
-      this.#counting = undefined; // here and not later: whoever comes after the last look at the queue begins the next turn
+      // Not in a `.finally` of the caller: whoever came before it ran would wait for the next call.
+      this.#counting = undefined;
     }
   }
 
@@ -339,7 +340,7 @@ export class Totals {
   }
 
   #entryOf({ site, visitor, day }: WaitingVisitor): VisitorEntry {
-    const hmac = createHmac("sha256", this.#secrets.get(day) ?? "").update(`${site} ${visitor}`);
+    const hmac = createHmac("sha256", this.#secrets.get(day)!).update(`${site} ${visitor}`);
     const hash = hmac.digest("base64url").slice(0, HASH_LENGTH);
     return { site, day, hash, isFirstDay: this.#options.mintedOn(visitor) === day };
   }
@@ -356,8 +357,8 @@ export class Totals {
 }
 
 /**
- * 48 bits of a visitor id, by two hashes of its characters (FNV-1a and the one of Java). Ids are random: beside MAX_SEEN others,
- * one visitor in three billion has the hash of another one, and is not counted.
+ * A hash of 48 bits: half of FNV-1a, half of the hash that Java uses. Ids are random and signed, so a fast hash is enough.
+ * Beside MAX_SEEN others, one visitor in three billion has the hash of another one and is not counted.
  */
 function hashOf(visitor: string): number {
   let low = 0x811c9dc5;
@@ -379,4 +380,4 @@ async function whenKnown(ofSite: Cached<SiteTotals>, ofPage: Cached<number>): Pr
   return !wereKnown && areKnown();
 }
 
-const unknown = <Value>(): Cached<Value> => ({ stored: undefined, expiresAt: 0, reading: undefined });
+const notRead = <Value>(): Cached<Value> => ({ stored: undefined, expiresAt: 0, reading: undefined });

@@ -28,16 +28,18 @@ const child = Bun.spawn([process.execPath, "test", ...options, ...process.argv.s
 const output = (...command: string[]): string => Bun.spawnSync(command).stdout.toString();
 
 /**
- * Lets the workers remove what their tests have made. The process above them stands still meanwhile: it would kill them, or
- * start others for the files that are left.
+ * Lets the workers remove what their tests have made. Their parent is stopped meanwhile, because it would kill them or start
+ * new ones.
  */
 async function stop(): Promise<void> {
   try {
     child.kill("SIGSTOP");
     const workers = output("pgrep", "-P", String(child.pid)).split("\n").filter(Boolean);
     output("kill", ...workers);
-    const areRunning = (): boolean => /^[^Z\s]/m.test(output("ps", "-o", "stat=", "-p", workers.join(",")));
-    for (const end = performance.now() + CLEANING_MS; areRunning() && performance.now() < end;) await sleep(100);
+    const states = (): string => output("ps", "-o", "stat=", "-p", workers.join(","));
+    const areRunning = (): boolean => /^[^Z\s]/m.test(states()); // Z: ended, and the stopped parent has not noticed
+    const end = performance.now() + CLEANING_MS;
+    while (areRunning() && performance.now() < end) await sleep(100);
   } finally {
     child.kill("SIGTERM");
     child.kill("SIGCONT");

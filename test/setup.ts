@@ -1,5 +1,5 @@
 /**
- * Loaded before the tests of each file (bunfig.toml): gives a busy machine time, removes what tests leave behind, and tells
+ * Loaded before the tests (bunfig.toml), by each of the processes that run files: gives a busy machine time, removes what tests leave behind, and tells
  * which suites were skipped.
  */
 import { afterAll, setDefaultTimeout } from "bun:test";

@@ -56,7 +56,7 @@ function obstacles(engine: Engine): void {
     await browser.close();
   });
 
-  // These three wait for what must not happen, beside each other.
+  // These three wait for something that must not happen, so they run at once.
   test.concurrent("a policy that forbids the socket is named once, and nothing is tried again", async () => {
     const { service, browser, tab } = await withPolicy(
       (http) => `script-src 'nonce-test' ${http}; connect-src ${http}`,

@@ -95,7 +95,7 @@ suite("cluster Redis failures", ["redis-server"], () => {
       }
       const { authorization } = asks;
       expect((await ask(asks.url, "GET /dashboard/state", { headers: { authorization } })).status).toBe(200);
-      // The journal is written every 5 s, which may be now.
+      // The journal may be due now, and says that it cannot be written.
       const ofRequests = asks.logs
         .slice(lines)
         .filter(({ event }) => !event.startsWith("the journal cannot be written"));

@@ -18,7 +18,7 @@ import { faults, NODES, RedisNodes, type Step } from "./redis-nodes.ts";
 const HISTORIES = Number(process.env["HISTORIES"] ?? 24);
 const SEED = Number(process.env["SEED"] ?? 1); // the same histories every time, unless others are asked for
 const WORKERS = 4; // histories at a time, each with a Redis of its own
-/** How often it is looked whether all is quiet: for 10 s. A look that a busy machine delays is still one look. */
+/** How many looks until all must be quiet. A look that a busy machine delays is still one look. */
 const LOOKS = 500;
 const LOOK_MS = 20;
 const LENGTH = { minLength: 5, maxLength: 60 };

@@ -5,7 +5,7 @@ import { pathOf } from "./needs.ts";
 /**
  * The first two are lists of suggestions for the address bar, which nobody sees here: in each window each is a page with a
  * process of its own, and costs as much as the page that is tested. Chromium reads only the last --disable-features, so the
- * others are those that Playwright switches off.
+ * others are those that Playwright 1.65 switches off.
  */
 const disabledFeatures = [
   "WebUIOmniboxPopup",

@@ -108,6 +108,16 @@ describe("guard", () => {
     expect(guard.checkNewConnection("192.0.2.1", visitor)).toBe("address_pages");
   });
 
+  test("an address that goes on asking keeps its limit through a flood of others", () => {
+    const guard = new Guard(readSettings({ MAX_TOKENS_PER_IP: "5" }), undefined, () => 0);
+    for (let i = 0; i < 60_000; i += 1) {
+      guard.checkTokenRequest(`10.0.${i >> 8}.${i & 255}`);
+      if (i % 20_000 === 0) expect(guard.checkTokenRequest("192.0.2.1")).toBeUndefined();
+    }
+    for (const expected of [undefined, undefined, "tokens"] as const)
+      expect(guard.checkTokenRequest("192.0.2.1")).toBe(expected);
+  });
+
   test("addresses are forgotten after a minute, unless they have pages open or are banned", () => {
     let now = 0;
     const guard = new Guard(readSettings({ MAX_TOKENS_PER_IP: "1" }), undefined, () => now);

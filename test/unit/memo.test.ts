@@ -30,6 +30,12 @@ test("memo: it never holds more keys than it may, and computes again what it has
   expect(computed.filter((key) => key === "a")).toHaveLength(3);
 });
 
+test("memo: the oldest key is forgotten first", () => {
+  const { values } = memo();
+  for (const key of ["yes", "a", "b", "c"]) values.get(key);
+  expect(["yes", "a", "b", "c"].map((key) => values.peek(key))).toEqual([undefined, false, false, false]);
+});
+
 test("memo: the value of a long key is told and not kept", () => {
   const { values, computed } = memo();
   expect([values.get("yes, long"), values.get("yes, long")]).toEqual([true, true]);
