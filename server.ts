@@ -766,8 +766,9 @@ export class Connections implements SocketEvents<Connection> {
 
   /**
    * Sends a frame to an audience until it is time to pause. The whole audience gets the same numbers, even if they change
-   * meanwhile; the next broadcast tells the new ones. Audiences are read from the end: whoever comes meanwhile has the number from the first frame, and
-   * whoever takes the place of a connection that has closed comes from the end, so nobody is left out.
+   * meanwhile; the next broadcast tells the new ones. Audiences are read from the end: whoever comes meanwhile has the
+   * number from the first frame, and whoever takes the place of a connection that has closed comes from the end, so nobody
+   * is left out.
    * @returns whether the whole audience has the frame
    */
   #sendBroadcast(broadcast: Broadcast, pauseAt: number): boolean {

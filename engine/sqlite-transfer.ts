@@ -15,6 +15,7 @@ import { addExactly, differenceOf, type KeptSite, sorted, withStoredNames } from
 import { type Histogram, parseHistogram, readingOf } from "./reading.ts";
 import { Names, type SiteRow } from "./sqlite-names.ts";
 import { allSecrets, replaceSecret } from "./sqlite-secrets.ts";
+import { statement } from "./sqlite-statements.ts";
 
 const SQL = {
   sites: "SELECT name FROM sites",
@@ -141,8 +142,6 @@ export function restore(database: DatabaseSync, sites: readonly string[], entrie
 class Restorer {
   readonly #database: DatabaseSync;
   readonly #names: Names;
-  /** Statements by their text. */
-  readonly #statements = new Map<string, ReturnType<DatabaseSync["prepare"]>>();
 
   constructor(database: DatabaseSync) {
     this.#database = database;
@@ -191,8 +190,6 @@ class Restorer {
   }
 
   #statement(name: keyof typeof SQL) {
-    const statement = this.#statements.get(name) ?? this.#database.prepare(SQL[name]);
-    this.#statements.set(name, statement);
-    return statement;
+    return statement(this.#database, SQL[name]);
   }
 }
