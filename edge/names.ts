@@ -218,8 +218,8 @@ export const paramsOf = (c: Context): URLSearchParams => new URLSearchParams(/\?
 /** The first value of a parameter in the query. */
 export const queryOf = (c: Context, name: string): string | undefined => paramsOf(c).get(name) ?? undefined;
 
-/** The token in the address of a socket; "" without one. A token has no character that would need decoding. */
-export const tokenOf = (url: string): string => /[?&]token=([\w.-]+)/.exec(url)?.[1] ?? "";
+/** The token in the address of a socket; "" without one. It is not decoded, since no character of a token is escaped. */
+export const tokenOf = (url: string): string => /[?&]token=([^&#]*)/.exec(url)?.[1] ?? "";
 
 /** The Host header, in lower case. HTTP/2 without TLS has none, and names the host in the URL instead. */
 export const hostOf = (c: Context): string => (c.req.header("host") ?? URL.parse(c.req.url)?.host ?? "").toLowerCase();

@@ -8,6 +8,7 @@ import {
   pageName,
   parseSite,
   refererUrl,
+  tokenOf,
   webUrl,
 } from "../../edge/names.ts";
 import { Guard } from "../../edge/guard.ts";
@@ -219,6 +220,17 @@ describe("pages and addresses", () => {
     const calls = split.mock.calls.length;
     split.mockRestore();
     expect([answer, calls]).toEqual([true, 0]);
+  });
+
+  test.each([
+    ["http://h/ws?token=a-b_c.d", "a-b_c.d"],
+    ["http://h/ws?x=1&token=a.b&token=c#d", "a.b"],
+    ["http://h/ws?token=a.b!c%20", "a.b!c%20"],
+    ["http://h/ws?token=", ""],
+    ["http://h/ws?xtoken=a", ""],
+    ["http://h/ws", ""],
+  ])("names: the token of %p is %p, with whatever else stands there", (url, token) => {
+    expect(tokenOf(url)).toBe(token);
   });
 
   test("addresses: limits see IPv6 by /64", () => {
