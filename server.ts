@@ -752,6 +752,11 @@ export class Connections implements SocketEvents<Connection> {
     return all;
   }
 
+  /** Sends something to each connection, or closes it, and lets everything else have a turn in between. */
+  #inPortions(connections: readonly Connection[], work: (connection: Connection) => void): Promise<void> {
+    return inPortions(connections, work, SEND_PORTION_MS, () => this.#clock.now());
+  }
+
   #nextBroadcast(): Broadcast | undefined {
     const publication = this.#publications.pop();
     if (publication === undefined) return undefined;
@@ -837,7 +842,7 @@ export class Connections implements SocketEvents<Connection> {
       if (isSilent || now >= pingAt || now >= repeatAt) due.push(connection);
     });
     // All pages that came in one storm are due together.
-    inPortions(due, (connection) => this.#lookAfter(connection, now), SEND_PORTION_MS).catch(report);
+    this.#inPortions(due, (connection) => this.#lookAfter(connection, now)).catch(report);
   }
 
   #lookAfter(connection: Connection, now: number): void {
@@ -891,7 +896,7 @@ export class Connections implements SocketEvents<Connection> {
     if (stale === this.#isStale) return;
     this.#isStale = stale;
     const tell = (connection: Connection) => this.#sendAll(connection, { stale: this.#isStale });
-    inPortions(this.#all(), tell, SEND_PORTION_MS).catch(report);
+    this.#inPortions(this.#all(), tell).catch(report);
   }
 
   /** Closes all connections with a time to reconnect in. Resolves when all are gone, or after 8 s. */
@@ -900,7 +905,7 @@ export class Connections implements SocketEvents<Connection> {
     const reconnectWindow = String(seconds);
     this.#reconnectWindow = reconnectWindow;
     const deadline = this.#clock.now() + DRAIN_MS;
-    await inPortions(this.#all(), ({ socket }) => socket?.close(CLOSE.restart, reconnectWindow), SEND_PORTION_MS);
+    await this.#inPortions(this.#all(), ({ socket }) => socket?.close(CLOSE.restart, reconnectWindow));
     while (this.size > 0 && this.#clock.now() < deadline) await this.#clock.sleep(20);
   }
 

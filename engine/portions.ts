@@ -4,17 +4,21 @@ import { setImmediate } from "node:timers/promises";
 
 const PORTION_MS = 8;
 
-/** Does something with each item, and lets the rest of the process have a turn every few milliseconds. */
+/**
+ * Does something with each item, and lets the rest of the process have a turn every few milliseconds.
+ * @param now milliseconds that never decrease
+ */
 export async function inPortions<Item>(
   items: Iterable<Item>,
   work: (item: Item) => void,
   portionMs = PORTION_MS,
+  now: () => number = () => performance.now(),
 ): Promise<void> {
-  let pauseAt = performance.now() + portionMs;
+  let pauseAt = now() + portionMs;
   for (const item of items) {
     work(item);
-    if (performance.now() < pauseAt) continue;
+    if (now() < pauseAt) continue;
     await setImmediate();
-    pauseAt = performance.now() + portionMs;
+    pauseAt = now() + portionMs;
   }
 }

@@ -11,8 +11,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sleep } from "./support/waiting.ts";
 
-/** With so many, two cores are busy, but not so busy that tests run out of time. */
-const FILES_AT_ONCE = 6;
+/** With so many, two cores are busy, but not so busy that tests run out of time, on slow machines either. */
+const FILES_AT_ONCE = 4;
 const CLEANING_MS = 10_000;
 
 const folder = mkdtempSync(join(tmpdir(), "headcount-run-"));
