@@ -16,7 +16,7 @@ const FILES_AT_ONCE = 6;
 /** So many are not too much for slow machines either. */
 const MIN_FILES_AT_ONCE = 3;
 /** How long a few processes take to start together on a machine that FILES_AT_ONCE are not too much for. */
-const START_MS = 70;
+const START_MS = 60;
 const CLEANING_MS = 10_000;
 
 const folder = mkdtempSync(join(tmpdir(), "headcount-run-"));
