@@ -553,7 +553,6 @@ const OPEN = 1; // WebSocket.OPEN
 const CLOSE = { goingAway: 1001, policy: 1008, tooBig: 1009, restart: 1012 } as const;
 const UPGRADE_TIMEOUT_MS = 5_000; // a client that resets in mid-upgrade may cause no event at all
 const REPEAT_MS = 30_000;
-const EARLY_REPEAT_MS = 10_000; // how much earlier numbers may be repeated, to be sent together with a ping
 const MAX_FRAME_BYTES = 1_024;
 const MAX_BUFFERED_BYTES = 65_536;
 const MAX_MESSAGES_PER_MINUTE = 60;
@@ -921,10 +920,10 @@ export class Connections implements SocketEvents<Connection> {
     this.flushSoon();
   }
 
-  /** Pings, and repeats the numbers. After a while both fall together for each connection and are one write. */
+  /** Pings, and repeats the numbers. Those that are due before the next ping go with this one, because both are then one write. */
   #pingAndRepeat(connection: Connection, socket: Socket, now: number): void {
     const pings = now >= connection.pingAt;
-    const repeats = connection.repeatAt <= (pings ? now + EARLY_REPEAT_MS : now);
+    const repeats = connection.repeatAt <= (pings ? now + this.#heartbeatMs : now);
     const write = () => {
       if (pings) socket.ping?.();
       if (repeats) this.#sendAll(connection);
