@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import { ask, encodeFrame } from "../support/client.ts";
 import { differences } from "../support/differences.ts";
+import { withoutRepeats } from "../support/expect.ts";
 import { temporaryFolder } from "../support/leftovers.ts";
 import { textFrame } from "../support/raw.ts";
 import { onBothRuntimes } from "../support/runtimes.ts";
@@ -112,8 +113,8 @@ onBothRuntimes("hostile frames", (runtime) => {
       });
       await watcher.shows({ site: 1 }, 10_000);
       await sleep(300);
-      const counts = watcher.frames.slice(received).filter(({ site }) => site !== undefined);
-      expect([name, counts]).toEqual([name, [{ site: 1 }]]);
+      const counts = watcher.frames.slice(received).flatMap(({ site }) => site ?? []);
+      expect([name, withoutRepeats([2, ...counts])]).toEqual([name, [2, 1]]);
       watcher.vanish();
     });
     await (await Target.on(await shared.site())).survives();
