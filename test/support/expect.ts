@@ -53,7 +53,7 @@ export async function expectNoCounts(
   control: () => Promise<void>,
 ): Promise<void> {
   const { length: received } = connection.frames;
-  const before = connection.now;
+  const before = { ...connection.now };
   await action();
   const others = connection.frames
     .slice(received)
