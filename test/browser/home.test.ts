@@ -5,7 +5,7 @@ import { ask, Visitor } from "../support/client.ts";
 import { suite } from "../support/needs.ts";
 import { endServices, Service } from "../support/service.ts";
 import { authorsText, endSites, serve, tag } from "../support/embedding-site.ts";
-import { sleep, until } from "../support/waiting.ts";
+import { PATIENCE_MS, sleep, until } from "../support/waiting.ts";
 
 afterAll(async () => {
   await endChromium();
@@ -23,7 +23,7 @@ suite("home", ["chromium"], () => {
     page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
     page.on("pageerror", (error) => complaints.push(error.message));
     await page.goto(service.url);
-    await page.locator('[data-headcount][data-headcount-state="live"]').first().waitFor({ timeout: 5000 });
+    await page.locator('[data-headcount][data-headcount-state="live"]').first().waitFor({ timeout: PATIENCE_MS });
     expect(await page.locator("[data-headcount]").first().textContent()).toBe("1");
     await page.getByRole("button", { name: /copy/i }).first().click();
     const snippet = await page.evaluate<string>("navigator.clipboard.readText()");
@@ -31,7 +31,7 @@ suite("home", ["chromium"], () => {
 
     const elsewhere = await context.newPage();
     await elsewhere.goto(serve(() => `<!doctype html>${snippet}`).url);
-    await elsewhere.locator('[data-headcount][data-headcount-state="live"]').waitFor({ timeout: 5000 });
+    await elsewhere.locator('[data-headcount][data-headcount-state="live"]').waitFor({ timeout: PATIENCE_MS });
     expect(await elsewhere.locator("[data-headcount]").textContent()).toBe("1");
     await context.close();
   });

@@ -8,7 +8,7 @@ import { startNginx } from "../support/nginx.ts";
 import { newBrowser, open, phone, picture, shows, startService, stopAtTheEnd } from "../support/own-pages.ts";
 import { endOwnPages } from "../support/own-pages-hooks.ts";
 import { startWithPast } from "../support/past.ts";
-import { until } from "../support/waiting.ts";
+import { PATIENCE_MS, until } from "../support/waiting.ts";
 
 endOwnPages();
 afterAll(endSites);
@@ -158,7 +158,7 @@ suite("under a path", ["chromium", "nginx", "openssl"], () => {
     const snippet = await page.locator("#snippet").textContent();
     expect(snippet).toContain(`src="${url}/headcount/widget.js"`);
     const elsewhere = await open(context, serve(() => `<!doctype html>${snippet}`).url);
-    await elsewhere.page.locator('[data-headcount-state="live"]').waitFor({ timeout: 5000 });
+    await elsewhere.page.locator('[data-headcount-state="live"]').waitFor({ timeout: PATIENCE_MS });
     expect(await elsewhere.page.locator("[data-headcount]").textContent()).not.toBe(authorsText);
 
     for (const [name, path] of [

@@ -3,7 +3,7 @@
  * send any header from any address, and can do what no browser does: stay silent, break frames, use a token twice.
  */
 import { BufferedSocket } from "./socket.ts";
-import { sleep, within } from "./waiting.ts";
+import { PATIENCE_MS, sleep, within } from "./waiting.ts";
 
 /** An ordinary browser; the service refuses crawlers and headless browsers by name. */
 export const userAgent = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
@@ -157,7 +157,7 @@ export class Connection {
   }
 
   /** Resolves with the close code and reason, or fails when the connection is still open after `ms`. */
-  ends(ms = 5000): Promise<Closed> {
+  ends(ms = PATIENCE_MS): Promise<Closed> {
     return within(ms, () => `the connection is closed: ${this.#history()}`, this.closed);
   }
 
@@ -199,7 +199,7 @@ export class Connection {
     return this.#socket.raw.localPort ?? 0;
   }
 
-  async #awaits(what: string, holds: () => boolean, ms = 5000): Promise<void> {
+  async #awaits(what: string, holds: () => boolean, ms = PATIENCE_MS): Promise<void> {
     const arrived = async (): Promise<void> => {
       while (!holds()) {
         if (this.#ended) throw new Error(`closed before ${what}: ${this.#history()}`);

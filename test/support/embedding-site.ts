@@ -2,7 +2,7 @@
 import { join, normalize } from "node:path";
 import type { Tab } from "./engines.ts";
 import { pathOf } from "./needs.ts";
-import { sleep, until } from "./waiting.ts";
+import { PATIENCE_MS, sleep, until } from "./waiting.ts";
 
 export interface Site {
   readonly port: number;
@@ -95,7 +95,7 @@ export const look = (tab: Tab, selector = "[data-headcount]"): Promise<string> =
 export async function shows(
   tab: Tab,
   wanted: string,
-  { ms = 5000, selector = "[data-headcount]" } = {},
+  { ms = PATIENCE_MS, selector = "[data-headcount]" } = {},
 ): Promise<void> {
   let last = "";
   await until(`${selector} shows "${wanted}"`, async () => (last = await look(tab, selector)) === wanted, ms).catch(

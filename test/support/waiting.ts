@@ -1,5 +1,8 @@
 /** Waiting for promises and conditions, with deadlines whose errors say what did not happen. */
 
+/** How long a test waits for what should be quick. A busy machine takes its time; a bound that matters is given with the call. */
+export const PATIENCE_MS = 15_000;
+
 export const sleep = (ms: number): Promise<void> => new Promise((wake) => setTimeout(wake, ms));
 
 /** Fails with `what` when the promise is not settled in time. */
@@ -16,7 +19,7 @@ export async function within<T>(ms: number, what: string | (() => string), promi
 }
 
 /** Asks every 20 ms until the answer is truthy. For a frame, use `Connection.shows`. */
-export async function until<T>(what: string, ask: () => T | Promise<T>, ms = 5000): Promise<NonNullable<T>> {
+export async function until<T>(what: string, ask: () => T | Promise<T>, ms = PATIENCE_MS): Promise<NonNullable<T>> {
   const end = performance.now() + ms;
   for (;;) {
     const answer = await ask();
