@@ -920,7 +920,7 @@ export class Connections implements SocketEvents<Connection> {
     this.flushSoon();
   }
 
-  /** Pings, and repeats the numbers. Those that are due before the next ping go with this one, because both are then one write. */
+  /** Pings, and repeats the numbers. Those that are due before the next ping go with this one: both are then one write. */
   #pingAndRepeat(connection: Connection, socket: Socket, now: number): void {
     const pings = now >= connection.pingAt;
     const repeats = connection.repeatAt <= (pings ? now + this.#heartbeatMs : now);

@@ -1,6 +1,6 @@
 /** Waiting for promises and conditions, with deadlines whose errors say what did not happen. */
 
-/** How long a test waits for what should be quick. A busy machine takes its time; a bound that matters is given with the call. */
+/** How long a test waits for what should be quick, on a busy machine too. Where a bound matters, the call gives it. */
 export const PATIENCE_MS = 15_000;
 
 export const sleep = (ms: number): Promise<void> => new Promise((wake) => setTimeout(wake, ms));
